@@ -1,0 +1,373 @@
+"""The command line: grade a lab, prove a lab, keep the tree in sync."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from graders.manifest import LabNotFound, ManifestError, find_lab, lab_directories
+from graders.oracle.grade import ROOT, GradeError, Grader, Options
+from graders.oracle.stage import StageError
+from graders.oracle.workers import WorkerLost
+from graders.plugin import Outcome
+from graders.record import Record, everything_earned, to_json
+from graders.scoring import ExpectedTest, ScoringError, expected_json, make_expected
+from graders.sync import SyncError, sync
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="python -m graders",
+        description="Grade labs. Students use `nox -s lab01`, which calls `grade lab01` with what stands after `--`.",
+    )
+    verbs = top.add_subparsers(dest="verb", required=True)
+    grade = verbs.add_parser(
+        "grade", help="grade one lab and say why", description="Grade one lab and say why."
+    )
+    grade.add_argument("lab", help="lab01, 01 or 1")
+    grade.add_argument(
+        "--target",
+        default="labs",
+        help="labs (yours, the default), solution, or a folder with the modules",
+    )
+    grade.add_argument("--task", help="grade one task alone")
+    grade.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="auto: GPU tasks where there is a GPU",
+    )
+    grade.add_argument(
+        "--isolation", default="process", choices=["none", "process", "sandbox"],
+        help="none: in this process, for a debugger; process: the default; sandbox: for other people's code (Linux)",
+    )  # fmt: skip
+    grade.add_argument(
+        "--hint",
+        action="store_true",
+        help="show the next hint of the first task that is not complete",
+    )
+    grade.add_argument("--watch", action="store_true", help="grade again whenever you save")
+    grade.add_argument(
+        "--pdb",
+        action="store_true",
+        help="stop in the debugger where your code raises (isolation none)",
+    )
+    grade.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page")
+    grade.add_argument(
+        "--json", metavar="FILE", help="write the record as JSON; - for standard output"
+    )
+    grade.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="another draw of the random inputs (printed in the report)",
+    )
+    for name, text in (
+        ("solutions", "prove that stubs earn 0, solutions everything, alternatives everything"),
+        ("mutants", "print the kill matrix: which wrong solutions the tests catch"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("labs", nargs="*", help="lab01 …; all when left out")
+        verb.add_argument("--jobs", type=int, default=2)
+    sync = verbs.add_parser(
+        "sync", help="write stubs and lists of expected tests from the solutions and tests"
+    )
+    sync.add_argument("--check", action="store_true", help="only say what differs")
+    sync.add_argument(
+        "--force", action="store_true", help="overwrite stubs that differ from the last commit"
+    )
+    bench = verbs.add_parser("bench", help="measure the grader itself; ratios of one run")
+    bench.add_argument("--json", type=Path)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit status is 0 only if everything attempted was earned."""
+    options = parser().parse_args(arguments)
+    try:
+        match options.verb:
+            case "grade":
+                return _grade(options)
+            case "solutions":
+                return prove(options.labs, options.jobs)
+            case "mutants":
+                return mutants(options.labs, options.jobs)
+            case "sync":
+                return _sync(options.check, options.force)
+            case _:
+                from graders.bench import main as bench
+
+                return bench(options.json)
+    except (
+        GradeError,
+        LabNotFound,
+        ManifestError,
+        ScoringError,
+        StageError,
+        SyncError,
+        WorkerLost,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ == "SandboxUnavailable":
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        raise
+    except KeyboardInterrupt:
+        return 130
+
+
+# -- grade ------------------------------------------------------------------------------------------
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from graders.report.terminal import Progress, print_report
+
+    options = Options(
+        isolation="none" if arguments.pdb else arguments.isolation,
+        device=arguments.device,
+        only_task=arguments.task,
+        pdb=arguments.pdb,
+        seed=arguments.seed,
+        plots=arguments.html is not None,
+    )
+    with Grader(arguments.lab, options) as grader:
+
+        def once() -> int:
+            tests = grader.expected().tests.values()
+            with Progress(
+                sum(options.only_task in (None, test.task) for test in tests)
+            ) as progress:
+
+                def show(outcome: Outcome) -> None:
+                    progress.task(outcome.task)
+                    progress.test(outcome.outcome == "passed")
+
+                record = grader.run(arguments.target, on_result=show)
+            if arguments.json == "-":
+                print(to_json(record).decode())
+            else:
+                print_report(record)
+            if arguments.json and arguments.json != "-":
+                Path(arguments.json).write_bytes(to_json(record))
+            if arguments.html:
+                from graders.report.html import render_html
+
+                arguments.html.write_text(render_html(record))
+                print(f"report written to {arguments.html}", file=sys.stderr)
+            if arguments.hint:
+                print(_hint(grader, record))
+            return 0 if everything_earned(record) else 1
+
+        code = once()
+        if arguments.watch:
+            from watchfiles import watch
+
+            print(f"watching {arguments.target}; Ctrl-C ends")
+            for _ in watch(grader.target(arguments.target)):
+                code = once()
+        return code
+
+
+def _hint(grader: Grader, record: Record) -> str:
+    """The next hint of the first incomplete task; how many were shown is kept beside the environments."""
+    store = grader.root / ".nox" / f"hints-{grader.number}.json"
+    try:
+        shown: dict[str, int] = json.loads(store.read_text())
+    except (OSError, ValueError):
+        shown = {}
+    for task in record.tasks:
+        if task.status not in ("failed", "partial"):
+            continue
+        hints = next(t.hints for t in grader.manifest.tasks if t.id == task.id)
+        level = min(shown.get(task.id, 0), len(hints) - 1)
+        store.parent.mkdir(exist_ok=True)
+        store.write_text(json.dumps({**shown, task.id: level + 1}))
+        return f"Hint {level + 1} of {len(hints)} for {task.title}: {hints[level]}"
+    return "No hint needed: everything attempted was earned."
+
+
+# -- proofs -----------------------------------------------------------------------------------------
+
+
+def all_labs() -> list[str]:
+    """The labs of this tree, by number."""
+    return [folder.name.split("_")[0] for folder in lab_directories(ROOT)]
+
+
+def _variants(lab: str) -> list[tuple[str, Path, dict[str, Any]]]:
+    manifest = find_lab(ROOT, lab)
+    folder = ROOT / "graders" / f"lab{manifest.number:02d}"
+    found = []
+    for alternative in sorted(
+        p for p in (folder / "alternatives").glob("*") if p.is_dir() and p.name != "__pycache__"
+    ):
+        found.append((f"alternative {alternative.name}", alternative, {"fails": []}))
+    return found
+
+
+def load_mutants(lab: str) -> list[dict[str, Any]]:
+    """The mutants of a lab, each checked to apply exactly once to its module."""
+    manifest = find_lab(ROOT, lab)
+    path = ROOT / "graders" / f"lab{manifest.number:02d}" / "mutants.toml"
+    listed: list[dict[str, Any]] = tomllib.loads(path.read_text()).get("mutant", [])
+    tasks = {task.id for task in manifest.tasks}
+    for mutant in listed:
+        source = (ROOT / "solutions" / manifest.package / mutant["module"]).read_text()
+        if source.count(mutant["find"]) != 1:
+            raise GradeError(
+                f"{path.name}: mutant {mutant['name']!r} must apply exactly once, found {source.count(mutant['find'])}"
+            )
+        if not mutant["fails"] or set(mutant["fails"]) - tasks:
+            raise GradeError(
+                f"{path.name}: mutant {mutant['name']!r} names tasks {mutant['fails']}, known are {sorted(tasks)}"
+            )
+    return listed
+
+
+def lost_tasks(record: Record) -> list[str]:
+    """Tasks attempted and not fully earned."""
+    return [t.id for t in record.tasks if t.status in ("failed", "partial")]
+
+
+def _grade_many(
+    lab: str, jobs: list[tuple[str, str, str, str]]
+) -> list[tuple[str, float, list[str]]]:
+    """In a pool process: (name, target, overlay folder or '', mutant JSON or '') to (name, points, lost tasks)."""
+    results = []
+    with Grader(lab, Options(stop_after_first_failure=True, device="cpu")) as grader:
+        for name, target, overlay, mutant in jobs:
+            with tempfile.TemporaryDirectory() as folder:
+                place = Path(overlay) if overlay else None
+                if mutant:
+                    spec = json.loads(mutant)
+                    source = (
+                        ROOT / "solutions" / grader.manifest.package / spec["module"]
+                    ).read_text()
+                    (Path(folder) / spec["module"]).write_text(
+                        source.replace(spec["find"], spec["replace"])
+                    )
+                    place = Path(folder)
+                record = grader.run(target, overlay=place)
+            results.append((name, sum(t.earned for t in record.tasks), lost_tasks(record)))
+    return results
+
+
+def _grade_all(
+    lab: str, jobs: list[tuple[str, str, str, str]], processes: int
+) -> list[tuple[str, float, list[str]]]:
+    import multiprocessing
+
+    shares = [jobs[i::processes] for i in range(processes)]
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        done = list(pool.map(_grade_many, [lab] * processes, shares))
+    by_name = {result[0]: result for share in done for result in share}
+    return [by_name[job[0]] for job in jobs]
+
+
+def prove(labs: Sequence[str], processes: int = 2) -> int:
+    """Stubs earn 0 in every task, solutions and alternatives earn everything."""
+    failed = 0
+    for lab in labs or all_labs():
+        manifest = find_lab(ROOT, lab)
+        cpu = [task.id for task in manifest.tasks if task.tier == "cpu"]
+        jobs = [("stubs", "labs", "", ""), ("solution", "solution", "", "")]
+        jobs += [(name, "solution", str(path), "") for name, path, _ in _variants(lab)]
+        for name, points, lost in _grade_all(lab, jobs, processes):
+            good = (points == 0 and lost == cpu) if name == "stubs" else not lost
+            failed += not good
+            print(
+                f"{'ok  ' if good else 'FAIL'} {lab} {name}: {points:g} points"
+                + (f", lost {', '.join(lost)}" if lost and name != "stubs" else "")
+            )
+    return 1 if failed else 0
+
+
+def mutants(labs: Sequence[str], processes: int = 2) -> int:
+    """Print the kill matrix; every mutant must lose exactly the tasks it is listed for."""
+    wrong = total = 0
+    for lab in labs or all_labs():
+        listed = load_mutants(lab)
+        tasks = [task.id for task in find_lab(ROOT, lab).tasks if task.tier == "cpu"]
+        jobs = [(m["name"], "solution", "", json.dumps(m)) for m in listed]
+        width = max(map(len, [m["name"] for m in listed])) if listed else 0
+        print(
+            f"\n{lab}: columns are tasks: "
+            + ", ".join(f"{i + 1} {task}" for i, task in enumerate(tasks))
+        )
+        for mutant, (name, _, lost) in zip(listed, _grade_all(lab, jobs, processes), strict=True):
+            cells = " ".join(
+                "x"
+                if t in lost and t in mutant["fails"]
+                else "!"
+                if t in lost
+                else "-"
+                if t in mutant["fails"]
+                else "."
+                for t in tasks
+            )
+            good = sorted(lost) == sorted(mutant["fails"])
+            wrong, total = wrong + (not good), total + 1
+            print(
+                f"  {name:<{width}}  {cells}  {'killed' if good else 'WRONG: lost ' + (', '.join(lost) or 'nothing')}"
+            )
+    print(
+        f"\n{total - wrong} of {total} mutants lose exactly the tasks they are listed for (x killed, - survived, ! not listed)"
+    )
+    return 1 if wrong else 0
+
+
+# -- sync -------------------------------------------------------------------------------------------
+
+
+def expected_lists(lab: str) -> tuple[bytes, bytes | None]:
+    """The public and the hidden list of expected tests as committed, from what is collected now."""
+    with Grader(lab, Options(isolation="none", device="cpu")) as grader:
+        collected, hidden_present = grader.collect(), grader.hidden_present
+    tests: dict[str, ExpectedTest] = {}
+    for number, task, weight, visibility in collected:
+        if number in tests:
+            raise GradeError(f"two tests are named {number}: give one another name")
+        tests[number] = ExpectedTest(task=task, weight=round(weight, 6), visibility=visibility)  # type: ignore[arg-type]
+    public, hidden = make_expected(tests)
+    return expected_json(public), expected_json(hidden) if hidden_present else None
+
+
+def stale_lists() -> list[tuple[Path, bytes]]:
+    """Lists of expected tests that differ from what the tests say, with what they should hold."""
+    stale = []
+    for lab in all_labs():
+        manifest = find_lab(ROOT, lab)
+        public, hidden = expected_lists(lab)
+        folders = (
+            (ROOT / "labs" / manifest.package, public),
+            (ROOT / "graders" / manifest.name, hidden),
+        )
+        for folder, content in folders:
+            path = folder / "expected.json"
+            if content is not None and (not path.exists() or path.read_bytes() != content):
+                stale.append((path, content))
+    return stale
+
+
+def _sync(check: bool, force: bool) -> int:
+    differing = sync(ROOT, check=check, force=force)
+    for path, content in stale_lists():
+        differing.append(path)
+        if not check:
+            path.write_bytes(content)
+    for path in differing:
+        print(
+            ("differs: " if check else "wrote ")
+            + str(path.relative_to(ROOT) if path.is_absolute() else path)
+        )
+    return 1 if check and differing else 0

@@ -1,0 +1,314 @@
+"""Grade one target of one lab: stage it, run the tests against it, score, make the record."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from graders.manifest import Manifest, find_lab, load_manifest
+from graders.oracle.stage import Stage, make_stage
+from graders.oracle.workers import ForkServer, InlineWorker, Worker, spawn_request
+from graders.plugin import RUN, Outcome, Run
+from graders.record import Record, TestResult
+from graders.scoring import Expected, load_expected, score
+from graders.worker.limits import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class GradeError(RuntimeError):
+    """Grading cannot go on; the message names the thing, the cause and the mend."""
+
+
+@dataclass
+class Options:
+    """How to grade."""
+
+    isolation: str = "process"
+    device: str = "auto"
+    only_task: str | None = None
+    stop_after_first_failure: bool = False
+    pdb: bool = False
+    seed: int = 0
+    plots: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+class Grader:
+    """Grades targets of one lab; the fork server is shared by all of them."""
+
+    def __init__(self, lab: str, options: Options, root: Path = ROOT) -> None:
+        self.root, self.options = root, options
+        self.manifest: Manifest = find_lab(root, lab)
+        self.number = f"lab{self.manifest.number:02d}"
+        self.lab_dir = root / "labs" / self.manifest.package
+        self.hidden_dir = root / "graders" / self.number
+        self.server = ForkServer(ROOT, tuple(self.manifest.preload))
+        if options.isolation == "sandbox":
+            from graders.isolation import sandbox
+
+            sandbox.check_available()
+        if options.isolation != "none":
+            self.server.start()
+
+    def close(self) -> None:
+        """End the fork server."""
+        self.server.close()
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def hidden_present(self) -> bool:
+        """Whether this tree holds the lab's hidden tests."""
+        return (self.hidden_dir / "test_hidden.py").exists()
+
+    def target(self, name: str) -> Path:
+        """The folder of a target: ``labs`` (the student's own), ``solution``, or a path."""
+        if name == "labs":
+            return self.lab_dir
+        if name == "solution":
+            folder = self.root / "solutions" / self.manifest.package
+            if not folder.is_dir():
+                raise GradeError(
+                    f"this tree holds no solution of {self.number}: it is a student's release"
+                )
+            return folder
+        folder = Path(name).expanduser().resolve()
+        nested = folder / "labs" / self.manifest.package
+        folder = nested if nested.is_dir() else folder
+        if not folder.is_dir():
+            raise GradeError(
+                f"no submission at {name}: give the folder that holds the lab's modules"
+            )
+        return folder
+
+    def run(
+        self,
+        target: str = "labs",
+        *,
+        overlay: Path | None = None,
+        on_result: Callable[[Outcome], None] | None = None,
+    ) -> Record:
+        """Grade ``target`` and return its record."""
+        started = time.time()
+        submission = self.target(target)
+        stage = make_stage(
+            self.root, self.manifest.package, submission, overlay, self.hidden_dir / "harness.py"
+        )
+        try:
+            run = self._run_tests(stage, submission, on_result)
+            plots = self._plots(run) if self.options.plots else []
+            return self._record(run, stage, target, started, plots)
+        finally:
+            stage.close()
+
+    def collect(self) -> list[tuple[str, str, float, str]]:
+        """Every test there is: id, task, weight, visibility."""
+        stage = make_stage(self.root, self.manifest.package, self.lab_dir)
+        try:
+            return self._run_tests(stage, self.lab_dir, None, collect_only=True).collected
+        finally:
+            stage.close()
+
+    def _run_tests(
+        self,
+        stage: Stage,
+        submission: Path,
+        on_result: Callable[[Outcome], None] | None,
+        collect_only: bool = False,
+    ) -> Run:
+        options = self.options
+        known = {task.id for task in self.manifest.tasks}
+        if options.only_task and options.only_task not in known:
+            raise GradeError(
+                f"{self.number} has no task {options.only_task!r}; its tasks are {', '.join(known)}"
+            )
+        run = Run(
+            stage=stage,
+            new_worker=lambda device: self._worker(stage, submission, device),
+            task_order=[task.id for task in self.manifest.tasks],
+            timeouts={task.id: float(task.timeout_s) for task in self.manifest.tasks},
+            gpu_tasks=frozenset(task.id for task in self.manifest.tasks if task.tier == "gpu"),
+            cpu_device="cuda" if options.device == "cuda" else "cpu",
+            gpu_device=_gpu_device(options.device),
+            only_task=options.only_task,
+            stop_after_first_failure=options.stop_after_first_failure,
+            collect_only=collect_only,
+            seed=options.seed,
+            on_result=on_result,
+        )
+        # The public tests are collected from a copy outside the lab's package: pytest would import the
+        # package's own __init__ otherwise, and the oracle never runs a line of a submission.
+        tests = stage.root / "tests"
+        tests.mkdir()
+        public = tests / "test_public.py"
+        public.write_bytes((self.lab_dir / "test_public.py").read_bytes())
+        paths = [str(public)]
+        if self.hidden_present:
+            paths.append(str(self.hidden_dir / "test_hidden.py"))
+        (stage.root / "pytest.ini").write_text("[pytest]\n")
+        arguments = [
+            "-c", str(stage.root / "pytest.ini"), "--rootdir", str(stage.root), "--noconftest", "-p", "no:cacheprovider", "-p", "graders.plugin", "--import-mode=importlib", *paths,
+        ]  # fmt: skip
+        if options.pdb:
+            arguments.append("-s")
+        else:
+            arguments += ["-p", "no:terminal"]
+        code = pytest.main(arguments, plugins=[_Handover(run)])
+        if run.collection_errors or code in (
+            pytest.ExitCode.INTERNAL_ERROR,
+            pytest.ExitCode.USAGE_ERROR,
+        ):
+            problems = "\n".join(run.collection_errors) or f"pytest ended with {code!r}"
+            raise GradeError(
+                f"the tests of {self.number} cannot be read; this is the grader's fault, not yours:\n{problems}"
+            )
+        return run
+
+    def _worker(self, stage: Stage, submission: Path, device: str) -> Worker:
+        package = self.manifest.package
+        if self.options.isolation == "none":
+            return InlineWorker(package, submission, device, self.hidden_dir / "harness.py")
+        shown = (
+            os.path.relpath(submission, Path.cwd())
+            if submission.is_relative_to(Path.cwd())
+            else submission.name
+        )
+        return self.server.spawn(
+            spawn_request(
+                stage, package, self.options.isolation, device, str(shown), self.options.limits
+            )
+        )
+
+    # -- after the tests ----------------------------------------------------------------------------
+
+    def expected(self) -> Expected:
+        """The committed list of tests, public and, where present, hidden."""
+        hidden = self.hidden_dir / "expected.json" if self.hidden_present else None
+        return load_expected(self.lab_dir / "expected.json", hidden)
+
+    def _record(
+        self, run: Run, stage: Stage, target: str, started: float, plots: list[tuple[str, str]]
+    ) -> Record:
+        results = [
+            TestResult(
+                id=o.id, task=o.task, visibility=o.visibility,  # type: ignore[arg-type]
+                outcome=o.outcome, invariant=o.invariant,
+                message=o.message, given=o.given, expected=o.expected, got=o.got, traceback=o.traceback,
+                stdout=o.stdout, duration_s=o.duration_s,
+            )
+            for o in run.outcomes
+        ]  # fmt: skip
+        tasks = score(
+            self.manifest,
+            self.expected(),
+            results,
+            hidden_present=self.hidden_present,
+            gpu=run.gpu_device is not None,
+            tasks=[self.options.only_task] if self.options.only_task else None,
+        )
+        versions = {"python": platform.python_version()}
+        for name in ("torch", "transformers", "pytest"):
+            try:
+                versions[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                versions[name] = "not installed"
+        return Record(
+            schema=1, lab=self.number, title=self.manifest.title, target=target,
+            submission_sha256=stage.submission_sha256, isolation=self.options.isolation,
+            device=run.gpu_device or run.cpu_device, versions=versions,
+            started=datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+            duration_s=time.time() - started, hidden_present=self.hidden_present, tasks=tasks, plots=plots,
+        )  # fmt: skip
+
+    def _plots(self, run: Run) -> list[tuple[str, str]]:
+        """The manifest's plots, drawn in the oracle from the numbers the submission returns."""
+        import importlib.util
+        import io
+
+        import matplotlib
+
+        from graders.oracle.proxy import Connection, Student
+
+        if not self.manifest.plots:
+            return []
+        matplotlib.use("agg")
+        drawn = []
+        for plot in self.manifest.plots:
+            module_name, function_name = plot.call.split(":")
+            spec = importlib.util.spec_from_file_location(
+                f"inferlab_{module_name}", self.lab_dir / f"{module_name}.py"
+            )
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            worker = run.worker("plots")
+            worker.budget_s = 60.0
+            try:
+                figure = getattr(module, function_name)(
+                    Student(Connection(lambda worker=worker: worker))
+                )  # type: ignore[misc]
+            except Exception:  # a plot of unfinished work is no reason to lose the report
+                continue
+            text = io.StringIO()
+            figure.savefig(text, format="svg", bbox_inches="tight")
+            drawn.append((plot.title, text.getvalue()[text.getvalue().index("<svg") :]))
+        run.close_worker()
+        return drawn
+
+
+class _Handover:
+    """Gives the plugin its run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.stash[RUN] = self._run
+
+
+def _gpu_device(choice: str) -> str | None:
+    if choice == "cpu":
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if choice == "cuda":
+        raise GradeError(
+            "--device cuda was asked for, but torch sees no CUDA device; use --device auto or cpu"
+        )
+    return None
+
+
+def run_for_plain_pytest(lab_dir: Path, config: pytest.Config) -> Run:
+    """The run behind ``pytest labs/lab01_token_generation``."""
+    manifest = load_manifest(lab_dir / "lab.toml")
+    grader = Grader(
+        f"lab{manifest.number:02d}",
+        Options(config.getoption("isolation"), config.getoption("device")),
+    )
+    stage = make_stage(grader.root, manifest.package, lab_dir)
+    config.add_cleanup(stage.close)
+    config.add_cleanup(grader.close)
+    return Run(
+        stage=stage,
+        new_worker=lambda device: grader._worker(stage, lab_dir, device),
+        task_order=[task.id for task in manifest.tasks],
+        timeouts={task.id: float(task.timeout_s) for task in manifest.tasks},
+        gpu_tasks=frozenset(task.id for task in manifest.tasks if task.tier == "gpu"),
+        gpu_device=_gpu_device(grader.options.device),
+    )

@@ -1,0 +1,189 @@
+"""``student``: the lab's package as the tests see it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from graders.oracle.workers import Worker, WorkerLost
+from graders.wire import messages
+from graders.wire.codec import HandleRef, Packer, Unpacker, WireError
+
+
+class StudentError(Exception):
+    """The submission raised an exception; ``types`` are its class names by MRO."""
+
+    def __init__(self, error: messages.Error) -> None:
+        super().__init__(error.message)
+        self.types, self.message, self.student_traceback = (
+            error.types,
+            error.message,
+            error.traceback,
+        )
+        self.phase = error.phase
+
+    def __str__(self) -> str:
+        return f"{self.types[0] if self.types else 'Exception'}: {self.message}"
+
+
+class BadAnswer(Exception):
+    """The submission returned something that is no plain value, or changed its inputs."""
+
+
+class Connection:
+    """Requests over a worker, with values packed and checked."""
+
+    def __init__(self, worker: Callable[[], Worker]) -> None:
+        self._worker = worker
+        self.may_mutate = False
+        self._dead_handles: list[int] = []
+
+    def ask(self, request: messages.Request, packer: Packer | None = None) -> Any:
+        """The value of the reply; raises StudentError, BadAnswer, StopIteration or WorkerLost."""
+        worker = self._worker()
+        if self._dead_handles:
+            released, self._dead_handles = self._dead_handles, []
+            worker.tell(messages.encode(messages.Release(released)))
+        try:
+            payload, fds = worker.request(messages.encode(request), packer.fds if packer else [])
+        finally:
+            if packer:
+                packer.close()
+        try:
+            reply = messages.decode_reply(payload)
+            if isinstance(reply, messages.Error):
+                raise StudentError(reply)
+            if isinstance(reply, messages.Stop):
+                raise StopIteration
+            value = Unpacker(fds, lambda ref: self._proxy(worker, ref)).unpack(reply.value)
+        except (msgspec.DecodeError, msgspec.ValidationError, WireError, RecursionError) as error:
+            raise BadAnswer(f"the answer cannot be read as plain data: {error}") from error
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if reply.mutated and not self.may_mutate:
+            raise BadAnswer(
+                "the function changed its input in place: "
+                + "; ".join(str(m) for m in reply.mutated[:3])
+            )
+        return value
+
+    def call(self, target: messages.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call ``target`` in the worker."""
+        packer = Packer(self._export)
+        return self.ask(messages.Call(target, packer.pack(args), packer.pack(kwargs)), packer)
+
+    def _export(self, value: object) -> HandleRef:
+        if isinstance(value, RemoteObject):
+            return value._reference
+        raise WireError(f"a {type(value).__name__} cannot be passed to the submission")
+
+    def _proxy(self, worker: Worker, reference: HandleRef) -> RemoteObject:
+        kinds = {"iterator": RemoteIterator, "async_iterator": RemoteIterator}
+        return kinds.get(reference.kind, RemoteObject)(self, worker, reference)
+
+    def release(self, worker: Worker, handle: int) -> None:
+        """Note that a handle is no longer used; told to the worker with the next request."""
+        with contextlib.suppress(Exception):
+            if worker is self._worker():
+                self._dead_handles.append(handle)
+
+
+class RemoteObject:
+    """An object that lives in the worker: attributes, calls, len, indexing and iteration reach it."""
+
+    def __init__(self, connection: Connection, worker: Worker, reference: HandleRef) -> None:
+        self._connection, self._worker, self._reference = connection, worker, reference
+
+    def _target(self, path: str = "") -> messages.Target:
+        if self._worker is not self._connection._worker():
+            raise WorkerLost("the object's process is gone")
+        return messages.Target(handle=self._reference.id, path=path)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._connection.ask(messages.Get(self._target(name)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._connection.call(self._target(), args, kwargs)
+
+    def __len__(self) -> int:
+        return self._connection.call(self._target("__len__"), (), {})
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._connection.call(self._target("__getitem__"), (key,), {})
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._connection.call(self._target("__iter__"), (), {}))
+
+    def __repr__(self) -> str:
+        return f"<{self._reference.type_name} in the submission>"
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.release(self._worker, self._reference.id)
+
+
+class RemoteIterator(RemoteObject):
+    """An iterator or async iterator of the worker, consumed with a plain ``for``."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._target()
+        return self._connection.ask(messages.Next(self._reference.id))
+
+
+class RemoteFunction:
+    """A dotted name of the lab's package; calling it calls the submission."""
+
+    def __init__(self, connection: Connection, module: str, path: str = "") -> None:
+        self._connection, self._module, self._path = connection, module, path
+
+    def __getattr__(self, name: str) -> RemoteFunction:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return RemoteFunction(
+            self._connection, self._module, f"{self._path}.{name}" if self._path else name
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._connection.call(
+            messages.Target(module=self._module, path=self._path), args, kwargs
+        )
+
+    def value(self) -> Any:
+        """The plain value of this name, for constants."""
+        return self._connection.ask(
+            messages.Get(messages.Target(module=self._module, path=self._path))
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self._module}.{self._path} in the submission>"
+
+
+class Student:
+    """The lab's package: ``student.<module>.<function>(...)``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, module: str) -> RemoteFunction:
+        if module.startswith("__"):
+            raise AttributeError(module)
+        return RemoteFunction(self._connection, module)
+
+    @contextlib.contextmanager
+    def may_mutate(self) -> Iterator[None]:
+        """Within this block a function may change its tensor arguments in place."""
+        self._connection.may_mutate = True
+        try:
+            yield
+        finally:
+            self._connection.may_mutate = False

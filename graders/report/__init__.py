@@ -1,0 +1,1 @@
+"""Reports, all rendered from one `graders.record.Record`."""

@@ -1,0 +1,299 @@
+"""The report in a terminal or a pipe, and the live line while a run is going on."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import IO, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from graders.record import (
+    Record,
+    TaskResult,
+    TestResult,
+    everything_earned,
+    format_points,
+    to_grade,
+    totals,
+)
+
+STDOUT_LINES = 12
+TRACEBACK_LINES = 30
+VALUE_CHARS = 600
+
+_STATUS = {
+    "passed": ("passed", "green"),
+    "partial": ("in part", "yellow"),
+    "failed": ("failed", "red"),
+    "to_grade": ("public tests passed", "cyan"),
+    "not_attempted": ("not attempted (no GPU)", "dim"),
+}
+
+
+def make_console(file: IO[str] | None = None, *, width: int | None = None) -> Console:
+    """A console with colour on terminals and none in pipes (rich decides, and honours NO_COLOR)."""
+    stream = file or sys.stdout
+    tty = stream.isatty()
+    if isinstance(stream, io.TextIOWrapper):
+        # A student's arrow or accent must not end a run on a terminal that cannot show it.
+        stream.reconfigure(errors="replace")
+    # In a pipe rich assumes 80 columns; a log reads better a little wider.
+    return Console(
+        file=stream,
+        width=width or (None if tty else 100),
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def clean(text: str) -> str:
+    """Student text without control characters: it must not move the cursor or recolour the
+    report.
+    """
+    return "".join(
+        c
+        if c in "\n\t" or (c.isprintable() and not "\ud800" <= c <= "\udfff")
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text.replace("\r\n", "\n")
+    )
+
+
+def shorten_lines(text: str, limit: int) -> str:
+    """The first and last lines of a long text, with a count of what was left out between them."""
+    lines = clean(text).rstrip().split("\n")
+    lines = [line if len(line) <= 300 else line[:297] + "..." for line in lines]
+    if len(lines) <= limit:
+        return "\n".join(lines)
+    head = limit // 2
+    left_out = len(lines) - limit
+    return "\n".join([*lines[:head], f"... {left_out} lines left out ...", *lines[head - limit :]])
+
+
+def shorten_chars(text: str, limit: int = VALUE_CHARS) -> str:
+    """A value's text, cut at `limit` characters."""
+    text = clean(text).strip()
+    return (
+        text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+    )
+
+
+def first_failure(task: TaskResult) -> TestResult | None:
+    """The failure to show: a public one before a hidden one, in the order of the tests (small
+    cases first).
+    """
+    failures = [t for t in task.tests if t.outcome in ("failed", "error", "missing")]
+    return min(failures, key=lambda t: t.visibility == "hidden", default=None)
+
+
+def failing_needs(task: TaskResult, tasks: Iterable[TaskResult]) -> list[TaskResult]:
+    """The tasks that this one builds on and that fail themselves."""
+    return [t for t in tasks if t.id in task.needs and t.status in ("failed", "partial")]
+
+
+def _table(record: Record) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("task", overflow="fold")
+    table.add_column("", overflow="fold", ratio=1)
+    table.add_column("tests", justify="right", no_wrap=True)
+    table.add_column("points", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for task in record.tasks:
+        word, style = _STATUS[task.status]
+        skipped = task.status == "not_attempted"
+        passed = sum(t.outcome == "passed" for t in task.tests)
+        pending = to_grade(task, record.hidden_present)
+        if pending and not skipped:
+            word += f", {format_points(pending)} to be graded"
+        table.add_row(
+            Text(task.id),
+            Text(task.title),
+            Text("-" if skipped else f"{passed}/{len(task.tests)}"),
+            Text(
+                f"-/{format_points(task.points)}"
+                if skipped
+                else f"{format_points(task.earned)}/{format_points(task.points)}"
+            ),
+            Text(word, style=style),
+        )
+    return table
+
+
+def total_lines(record: Record) -> list[str]:
+    """One line per tier. What hidden tests would add is said apart, never as earned or lost."""
+    lines = []
+    for tier, name in (("cpu", "CPU tier"), ("gpu", "GPU tier")):
+        sums = totals(record, tier)  # type: ignore[arg-type]
+        if not sums.points:
+            continue
+        if sums.not_attempted >= sums.points:
+            lines.append(
+                f"{name}  not attempted (no GPU), worth {format_points(sums.points)} points"
+            )
+            continue
+        whole = format_points(sums.points)
+        if sums.to_grade:
+            public = format_points(sums.points - sums.to_grade)
+            lines.append(
+                f"{name}  {format_points(sums.earned)} of the {public} points "
+                f"that public tests carry; "
+                f"{format_points(sums.to_grade)} of {whole} still to be graded by hidden tests"
+            )
+        else:
+            lines.append(f"{name}  {format_points(sums.earned)}/{whole}")
+    return lines
+
+
+def _failure(record: Record, task: TaskResult) -> Iterable[RenderableType]:
+    test = first_failure(task)
+    if test is None:
+        return
+    yield Rule(Text(f"{task.id}: {task.title}", style="bold"), align="left", characters="─")
+    for need in failing_needs(task, record.tasks):
+        yield Text(f"builds on {need.id}, which fails: fix that first", style="yellow")
+    if test.invariant:
+        yield Text(clean(test.invariant).strip(), style="bold")
+    yield Text(f"{test.id} ({test.visibility})", style="dim")
+    if test.message:
+        yield Text(shorten_chars(test.message, 1200))
+    for label, value in (("given", test.given), ("expected", test.expected), ("got", test.got)):
+        if value:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_column(width=9, no_wrap=True)
+            grid.add_column(overflow="fold")
+            style = "green" if label == "expected" else "red" if label == "got" else ""
+            grid.add_row(Text(label, style="dim"), Text(shorten_chars(value), style=style))
+            yield Padding(grid, (0, 0, 0, 2))
+    for label, text, limit in (
+        ("your traceback", test.traceback, TRACEBACK_LINES),
+        ("your output", test.stdout, STDOUT_LINES),
+    ):
+        if text.strip():
+            yield Text(f"  {label}", style="dim")
+            yield Padding(Text(shorten_lines(text, limit), overflow="fold"), (0, 0, 0, 4))
+    others = sum(t.outcome in ("failed", "error", "missing") for t in task.tests) - 1
+    if others:
+        yield Text(f"and {others} more failing test{'s' if others > 1 else ''}", style="dim")
+    yield Text()
+
+
+def render(record: Record) -> RenderableType:
+    """The whole report as one rich renderable."""
+    parts: list[RenderableType] = []
+    for task in record.tasks:
+        parts += _failure(record, task)
+    parts += [
+        Text(f"{record.lab}  {record.title}", style="bold"),
+        Text(
+            f"{record.target} on {record.device}, isolation {record.isolation}, "
+            f"{record.duration_s:.1f} s",
+            style="dim",
+        ),
+        Text(),
+        _table(record),
+        Text(),
+        *(Text(line, style="bold") for line in total_lines(record)),
+    ]
+    if not everything_earned(record):
+        # The first failing task that stands on firm ground is where help is worth most.
+        failing = [t for t in record.tasks if t.status in ("failed", "partial")]
+        solid = [t for t in failing if not failing_needs(t, record.tasks)]
+        if failing:
+            name = record.lab.partition("_")[0]
+            task = (solid or failing)[0]
+            parts += [
+                Text(),
+                Text(
+                    f"Stuck? The next hint: nox -s {name} -- --hint --task {task.id}", style="cyan"
+                ),
+            ]
+    return Group(*parts)
+
+
+def print_report(record: Record, console: Console | None = None) -> None:
+    """Print the report: failures first, the table and totals last, where the eye lands."""
+    console = console or make_console()
+    if console.is_terminal:
+        console.print(render(record))
+        return
+    # rich pads lines to the full width; in a file that is only noise.
+    with console.capture() as capture:
+        console.print(render(record))
+    console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    console.file.flush()
+
+
+class Progress:
+    """What runs right now: one live line on a terminal, a plain line per finished task in a pipe.
+
+    with Progress(total=40) as progress:
+        progress.task("rms_norm"); progress.test(True); ...
+    """
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or make_console(sys.stderr)
+        self.total, self.done, self.failed = total, 0, 0
+        self._task, self._passed, self._seen = "", 0, 0
+        self._started = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live = Live(
+                self._line(), console=self.console, transient=True, refresh_per_second=8
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._finish_task()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def task(self, task_id: str) -> None:
+        """Tests that follow belong to this task."""
+        if task_id != self._task:
+            self._finish_task()
+            self._task, self._passed, self._seen = task_id, 0, 0
+            self._refresh()
+
+    def test(self, passed: bool) -> None:
+        """One test is done."""
+        self.done += 1
+        self._seen += 1
+        self._passed += passed
+        self.failed += not passed
+        self._refresh()
+
+    def _line(self) -> Spinner:
+        seconds = time.monotonic() - self._started
+        failed = f", {self.failed} failed" if self.failed else ""
+        text = f"{self.done}/{self.total} tests{failed}  {self._task}  {seconds:.0f} s"
+        return Spinner("dots", text=Text(text, no_wrap=True, overflow="ellipsis"))
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._line())
+
+    def _finish_task(self) -> None:
+        if self._live is None and self._seen:
+            self.console.print(
+                Text(f"{self._task}: {self._passed} of {self._seen} tests passed"), soft_wrap=True
+            )
+        self._seen = 0

@@ -1,0 +1,317 @@
+"""Values as msgpack trees.
+
+Scalars travel as themselves; everything else is a list whose first item is a one-letter tag, so no
+value can be mistaken for another. Small tensors travel inline; large ones as sealed memory files
+(`memfd_create`, `F_SEAL_WRITE`), which the receiver maps without trusting the sender: a sealed file
+can be neither changed nor truncated after it was checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import math
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+INLINE_BYTES = 64 * 1024
+MAX_DEPTH = 32
+MAX_ITEMS = 2_000_000
+MAX_TENSOR_BYTES = 8 * 2**30
+_SEALS = getattr(fcntl, "F_SEAL_WRITE", 8) | 0x2 | 0x4  # write, shrink, grow
+
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn,
+        torch.float8_e5m2, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+        torch.bool, torch.complex64, torch.complex128,
+    )
+}  # fmt: skip
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class WireError(ValueError):
+    """A value that cannot cross, or bytes that are no value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HandleRef:
+    """An object that stays in the worker."""
+
+    id: int
+    kind: str  # "object", "callable", "iterator" or "async_iterator"
+    type_name: str
+
+
+def _tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() == 0:
+        return memoryview(b"")
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def _write_memfd(data: memoryview) -> int:
+    fd = os.memfd_create("inferlab-tensor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    done = 0
+    while done < len(data):
+        done += os.write(fd, data[done : done + 2**30])
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+class Packer:
+    """Turns values into trees; collects the descriptors of large tensors in ``fds``."""
+
+    def __init__(self, export: Callable[[object], HandleRef] | None = None) -> None:
+        self.fds: list[int] = []
+        self._export = export
+        self._items = 0
+
+    def close(self) -> None:
+        """Close this side's copies of the descriptors."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+    def _payload(self, data: memoryview) -> bytes | int:
+        if len(data) <= INLINE_BYTES or not hasattr(os, "memfd_create"):
+            return bytes(data)
+        self.fds.append(_write_memfd(data))
+        return len(self.fds) - 1
+
+    def pack(self, value: object, depth: int = 0) -> Any:
+        """The tree of ``value``. Raises WireError for what cannot cross."""
+        self._items += 1
+        if depth > MAX_DEPTH or self._items > MAX_ITEMS:
+            raise WireError(
+                "the value is nested too deeply, or refers to itself, or has too many items"
+            )
+        kind = type(value)
+        if value is None or kind is bool or kind is float or kind is str or kind is bytes:
+            return value
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        if isinstance(value, int | np.integer):
+            number = int.__index__(value) if isinstance(value, int) else int(value)
+            return number if -(2**63) <= number < 2**63 else ["i", str(number)]
+        if isinstance(value, float | np.floating):
+            return float(value)
+        if isinstance(value, str):
+            return str.__str__(value) if kind is str else "".join(list(str.__iter__(value)))
+        if isinstance(value, bytes | bytearray):
+            return bytes(value)
+        if kind is list or kind is tuple:
+            return ["l" if kind is list else "t", [self.pack(item, depth + 1) for item in value]]  # type: ignore[attr-defined]
+        if kind is dict:
+            pairs = [[self.pack(k, depth + 1), self.pack(v, depth + 1)] for k, v in value.items()]  # type: ignore[attr-defined]
+            return ["d", pairs]
+        if isinstance(value, torch.Tensor):
+            return self._pack_tensor(value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            data = np.ascontiguousarray(value)
+            return [
+                "A",
+                data.dtype.str,
+                list(value.shape),
+                self._payload(memoryview(data.reshape(-1).view(np.uint8))),
+            ]
+        if isinstance(value, torch.dtype):
+            return ["y", _DTYPE_NAMES.get(value, "?")]
+        if isinstance(value, torch.device):
+            return ["v", str(value)]
+        if isinstance(value, torch.Generator):
+            return ["g", str(value.device), bytes(_tensor_bytes(value.get_state()))]
+        if isinstance(value, HandleRef):
+            return ["h", value.id, value.kind, value.type_name]
+        if _is_course_dataclass(kind):
+            fields = {
+                f.name: self.pack(getattr(value, f.name), depth + 1)
+                for f in dataclasses.fields(value)
+            }  # type: ignore[arg-type]
+            return ["D", kind.__module__, kind.__qualname__, fields]
+        if self._export is not None:
+            return self.pack(self._export(value), depth)
+        raise WireError(
+            f"a {kind.__name__} cannot be passed to the submission: only plain data and tensors can"
+        )
+
+    def _pack_tensor(self, tensor: torch.Tensor) -> Any:
+        # A subclass may override anything, so what crosses is what torch itself holds, and its name is told.
+        kind = type(tensor)
+        name = "" if kind in (torch.Tensor, torch.nn.Parameter) else kind.__name__
+        if name:
+            tensor = tensor.as_subclass(torch.Tensor)
+        if tensor.layout is not torch.strided or tensor.device.type == "meta":
+            raise WireError(f"a tensor of layout {tensor.layout} on {tensor.device} cannot cross")
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise WireError(f"a tensor of dtype {tensor.dtype} cannot cross")
+        if tensor.is_conj() or tensor.is_neg():
+            tensor = tensor.resolve_conj().resolve_neg()
+        return [
+            "T", _DTYPE_NAMES[tensor.dtype], list(tensor.shape), str(tensor.device), name,
+            self._payload(_tensor_bytes(tensor)),
+        ]  # fmt: skip
+
+
+def _is_course_dataclass(kind: type) -> bool:
+    return dataclasses.is_dataclass(kind) and kind.__module__.startswith("labs.common")
+
+
+class ReturnedTensorSubclass(WireError):
+    """The submission returned a tensor subclass where a plain tensor is asked for."""
+
+
+class Unpacker:
+    """Turns trees back into values, checking everything: the other side may be hostile."""
+
+    def __init__(
+        self,
+        fds: list[int],
+        resolve: Callable[[HandleRef], object],
+        device: str = "cpu",
+    ) -> None:
+        self._fds = fds
+        self._resolve = resolve
+        self._device = device
+        self._items = 0
+        self._bytes = 0
+        self.tensors: list[tuple[torch.Tensor, memoryview]] = []
+
+    def unpack(self, tree: Any, depth: int = 0) -> Any:
+        """The value of ``tree``. Raises WireError for anything malformed."""
+        self._items += 1
+        if depth > MAX_DEPTH or self._items > MAX_ITEMS:
+            raise WireError("nested too deeply or too many items")
+        if tree is None or type(tree) in (bool, int, float, str, bytes):
+            return tree
+        if type(tree) is not list or not tree or type(tree[0]) is not str:
+            raise WireError("malformed value")
+        method = _UNPACK.get(tree[0])
+        if method is None:
+            raise WireError("unknown kind of value")
+        try:
+            return method(self, tree, depth)
+        except WireError:
+            raise
+        except Exception as error:  # a malformed tree must not look like a fault of the test
+            raise WireError(f"malformed value: {type(error).__name__}") from error
+
+    def _list(self, tree: Any, depth: int) -> list[Any]:
+        (_, items) = tree
+        return [self.unpack(item, depth + 1) for item in items]
+
+    def _tuple(self, tree: Any, depth: int) -> tuple[Any, ...]:
+        return tuple(self._list(tree, depth))
+
+    def _dict(self, tree: Any, depth: int) -> dict[Any, Any]:
+        (_, pairs) = tree
+        return {self.unpack(k, depth + 1): self.unpack(v, depth + 1) for k, v in pairs}
+
+    def _bigint(self, tree: Any, depth: int) -> int:
+        (_, digits) = tree
+        if len(digits) > 4000:
+            raise WireError("integer too long")
+        return int(digits)
+
+    def _data(self, payload: Any, size: int) -> memoryview:
+        self._bytes += size
+        if size < 0 or self._bytes > MAX_TENSOR_BYTES:
+            raise WireError("tensor too large")
+        if type(payload) is bytes:
+            if len(payload) != size:
+                raise WireError("tensor bytes do not match its shape")
+            return memoryview(bytearray(payload))
+        if type(payload) is not int or not 0 <= payload < len(self._fds):
+            raise WireError("tensor payload missing")
+        fd = self._fds[payload]
+        if (
+            fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS
+            or os.fstat(fd).st_size != size
+            or size == 0
+        ):
+            raise WireError("tensor payload is not a sealed memory file of the right size")
+        return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY))
+
+    @staticmethod
+    def _shape(shape: Any) -> tuple[int, ...]:
+        if (
+            type(shape) is not list
+            or len(shape) > 16
+            or any(type(n) is not int or n < 0 for n in shape)
+        ):
+            raise WireError("malformed shape")
+        return tuple(shape)
+
+    def _tensor(self, tree: Any, depth: int) -> torch.Tensor:
+        (_, dtype_name, shape, device, subclass, payload) = tree
+        dtype, sizes = DTYPES[dtype_name], self._shape(shape)
+        data = self._data(payload, math.prod(sizes) * dtype.itemsize)
+        if len(data) == 0:
+            tensor = torch.empty(sizes, dtype=dtype)
+        elif (
+            dtype is torch.bool
+        ):  # a byte other than 0 or 1 in a bool tensor is undefined behaviour
+            tensor = (torch.frombuffer(data, dtype=torch.uint8) != 0).reshape(sizes)
+        else:
+            tensor = torch.frombuffer(data, dtype=dtype).reshape(sizes)
+        tensor.wire_device = device if type(device) is str else "?"  # type: ignore[attr-defined]
+        tensor.wire_subclass = subclass if type(subclass) is str else "?"  # type: ignore[attr-defined]
+        if self._device != "cpu":
+            tensor = tensor.to(self._device)
+        self.tensors.append((tensor, data))
+        return tensor
+
+    def _array(self, tree: Any, depth: int) -> np.ndarray:
+        (_, dtype_name, shape, payload) = tree
+        dtype, sizes = np.dtype(dtype_name), self._shape(shape)
+        if dtype.kind not in "biufc":
+            raise WireError("array dtype cannot cross")
+        return np.frombuffer(
+            self._data(payload, math.prod(sizes) * dtype.itemsize), dtype=dtype
+        ).reshape(sizes)
+
+    def _dtype(self, tree: Any, depth: int) -> torch.dtype:
+        return DTYPES[tree[1]]
+
+    def _torch_device(self, tree: Any, depth: int) -> torch.device:
+        return torch.device(tree[1])
+
+    def _generator(self, tree: Any, depth: int) -> torch.Generator:
+        (_, device, state) = tree
+        generator = torch.Generator(device=device)
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        return generator
+
+    def _handle(self, tree: Any, depth: int) -> object:
+        (_, number, kind, name) = tree
+        if (
+            type(number) is not int
+            or type(kind) is not str
+            or type(name) is not str
+            or len(name) > 200
+        ):
+            raise WireError("malformed handle")
+        return self._resolve(HandleRef(number, kind, name))
+
+    def _dataclass(self, tree: Any, depth: int) -> object:
+        (_, module, name, fields) = tree
+        if type(module) is not str or not module.startswith("labs.common"):
+            raise WireError("unknown dataclass")
+        kind = getattr(sys.modules.get(module) or __import__(module, fromlist=["_"]), name)
+        if not (isinstance(kind, type) and _is_course_dataclass(kind)):
+            raise WireError("unknown dataclass")
+        return kind(**{key: self.unpack(value, depth + 1) for key, value in fields.items()})
+
+
+_UNPACK: dict[str, Callable[[Unpacker, Any, int], Any]] = {
+    "l": Unpacker._list, "t": Unpacker._tuple, "d": Unpacker._dict, "i": Unpacker._bigint,
+    "T": Unpacker._tensor, "A": Unpacker._array, "y": Unpacker._dtype, "v": Unpacker._torch_device,
+    "g": Unpacker._generator, "h": Unpacker._handle, "D": Unpacker._dataclass,
+}  # fmt: skip

@@ -1,0 +1,113 @@
+"""Limits on a worker, and the watchdog that enforces those the kernel has no counter for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Iterable
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one worker may use. Bytes and counts."""
+
+    memory_bytes: int = 6 * 2**30
+    processes: int = 256
+    open_files: int = 512
+    file_bytes: int = 2 * 2**30
+    shm_bytes: int = 2**30
+    tmp_bytes: int = 2**30
+
+
+def apply_rlimits(limits: Limits, *, cuda: bool) -> None:
+    """Set what the kernel enforces by itself. CUDA reserves far more address space than it uses."""
+    wanted = {
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_CORE: 0,
+    }
+    if not cuda:
+        wanted[resource.RLIMIT_DATA] = limits.memory_bytes
+    for kind, value in wanted.items():
+        _, hard = resource.getrlimit(kind)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (value, value))
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below ``root``, by /proc; empty where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with (
+                    contextlib.suppress(OSError, IndexError, ValueError),
+                    open(f"/proc/{name}/stat", "rb") as file,
+                ):
+                    # The command's name may hold anything, so split after its last parenthesis.
+                    parent = int(file.read().rsplit(b")", 1)[1].split()[1])
+                    children.setdefault(parent, []).append(int(name))
+    found, todo = [], [root]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def kill_all(root: int, main: int) -> None:
+    """SIGKILL ``main`` and everything below ``root`` until nothing is left: a fork bomb outruns one pass."""
+    for _ in range(200):
+        victims = descendants(root)
+        for pid in {main, *victims}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGSTOP)
+        for pid in {main, *victims}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        reap()
+        if not victims:
+            return
+
+
+def reap() -> dict[int, int]:
+    """Collect every dead child: pid to wait status."""
+    dead: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            dead[pid] = status
+    return dead
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Private and shared memory the processes hold, pages shared between forks counted once for each."""
+    total, page = 0, resource.getpagesize()
+    for pid in pids:
+        with (
+            contextlib.suppress(OSError, IndexError, ValueError),
+            open(f"/proc/{pid}/statm", "rb") as file,
+        ):
+            fields = file.read().split()
+            # resident minus file pages: the preloaded libraries belong to everybody
+            total += (int(fields[1]) - int(fields[2])) * page
+        total += _memory_files(pid)
+    return total
+
+
+def _memory_files(pid: int) -> int:
+    seen: dict[int, int] = {}
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{folder}/{name}").startswith("/memfd:"):
+                    info = os.stat(f"{folder}/{name}")
+                    seen[info.st_ino] = info.st_blocks * 512
+    return sum(seen.values())
