@@ -162,7 +162,7 @@ def _grade(arguments: argparse.Namespace) -> int:
             if arguments.html:
                 from graders.report.html import render_html
 
-                arguments.html.write_text(render_html(record))
+                arguments.html.write_text(render_html(record), encoding="utf-8")
                 print(f"report written to {arguments.html}", file=sys.stderr)
             if arguments.hint:
                 print(_hint(grader, record))

@@ -82,7 +82,7 @@ def load_expected(public: Path, hidden: Path | None = None) -> Expected:
 
 
 def make_expected(tests: dict[str, ExpectedTest]) -> tuple[Expected, Expected]:
-    """(public list, hidden list) as `nox -s sync` commits them, in test order: small cases first."""
+    """(public list, hidden list) as `nox -s sync` commits them, in test order (small first)."""
     public = {k: t for k, t in tests.items() if t.visibility == "public"}
     hidden = {k: t for k, t in tests.items() if t.visibility == "hidden"}
     shares = {

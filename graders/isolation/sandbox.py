@@ -6,14 +6,16 @@ The supervisor (a freshly forked process with one thread) calls :func:`spawn`. T
   namespaces of its own. It builds a file system that holds only what the spec names, starts the
   worker, reaps orphans, and leaves with the worker's status. Killing it kills everything inside;
 - the *worker*: unprivileged uid, no capabilities, resource limits, no_new_privs, Landlock where
-  the kernel has it, a system-call filter, no descriptor except those kept. It runs ``main`` and ends.
+  the kernel has it, a system-call filter, no descriptor except those kept. It runs ``main`` and
+  ends.
 
 As root the namespaces are made directly and the worker drops to a uid of its own; as an ordinary
 user they are made inside a user namespace and the worker keeps the user's uid.
 
 What this does not do: clear the environment or the memory the supervisor inherited. A process that
 is forked sees all that its parent held, so the supervisor must come from a program that was started
-clean. RLIMIT_DATA and RLIMIT_AS bound each process, not their sum.
+clean. The limits on memory bound each process, not their sum, and a memory file (memfd_create)
+like any other file, by ``max_file_bytes`` each: a supervisor that cares must watch the total.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ class SandboxSpec:
     ``max_memory_bytes`` is what a process may map beyond what it inherited from the supervisor.
     ``max_processes`` counts threads too, as the kernel does. ``loopback`` gives the inside a
     127.0.0.1 of its own (never the host's); without it there are no internet sockets at all.
+    ``memory_files`` leaves memfd_create open, whose pages no rlimit counts: only for a supervisor
+    that counts them itself.
     """
 
     read_only: tuple[str, ...]
@@ -74,6 +78,7 @@ class SandboxSpec:
     max_open_files: int = 1024
     uid: int | None = None
     loopback: bool = False
+    memory_files: bool = False
 
 
 def worker_uid(spec: SandboxSpec) -> int:
@@ -435,9 +440,9 @@ def _confine(spec: SandboxSpec, uid: int, as_root: bool) -> None:
     families: tuple[int, ...] = (seccomp.AF_UNIX, seccomp.AF_NETLINK)
     if spec.loopback:
         families += (seccomp.AF_INET, seccomp.AF_INET6)
-    # memfd_create stays open: large tensors cross as sealed memory files, and the supervisor's
-    # watchdog counts them. CUDA reserves terabytes of addresses, so RLIMIT_AS is for CPU workers.
-    walls = seccomp.program(column, families=families, memfd=True)
+    # CUDA needs memfd_create and reserves terabytes of addresses, so RLIMIT_AS is for CPU workers.
+    memfd = spec.memory_files or bool(spec.devices)
+    walls = seccomp.program(column, families=families, memfd=memfd)
     mapped, data = _mapped_bytes()
     # In a user namespace of its own the count includes init and the supervisor.
     _limit(resource.RLIMIT_NPROC, spec.max_processes + (0 if as_root else 2))

@@ -118,7 +118,7 @@ _MACHINES = {"x86_64": 0, "amd64": 0, "aarch64": 1, "arm64": 1}
 
 
 def column() -> int | None:
-    """This machine's column of :data:`NUMBERS`; None where the sandbox does not know the machine."""
+    """This machine's column of :data:`NUMBERS`; None for a machine the sandbox does not know."""
     if sys.platform != "linux" or sys.maxsize < 2**32:
         return None
     return _MACHINES.get(platform.machine().lower())

@@ -146,7 +146,8 @@ def _start(request: Spawn, channel_fd: int, output_fd: int) -> int:
             max_memory_bytes=2**48 if request.device.startswith("cuda") else limits.memory_bytes,
             max_file_bytes=limits.file_bytes,
             max_open_files=limits.open_files,
-            uid=None,
+            # Large tensors cross as sealed memory files; _watch counts them.
+            memory_files=True,
         )
         return sandbox.spawn(spec, work, keep_fds=(channel_fd,))
     pid = os.fork()

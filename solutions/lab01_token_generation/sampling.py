@@ -64,7 +64,6 @@ def probabilities(
         # A token stays if the mass before it is short of top_p: the one that crosses stays too.
         before = mass.cumsum(dim=-1) - mass
         mass = mass.masked_fill(before >= top_p, 0.0)
-        mass[:, 0] = mass[:, 0].clamp_min(torch.finfo(mass.dtype).tiny)
     mass = mass.masked_fill(mass < min_p * mass[:, :1], 0.0)
     mass = mass / mass.sum(dim=-1, keepdim=True)
     return torch.zeros_like(mass).scatter_(-1, order, mass)

@@ -37,7 +37,8 @@ class StopStringMatcher:
             return "", True
         text = self._held + text
         self._held = ""
-        matches = [(text.find(stop) + len(stop), text.find(stop)) for stop in self.stops if stop in text]
+        found = [(text.find(stop), stop) for stop in self.stops if stop in text]
+        matches = [(start + len(stop), start) for start, stop in found]
         if matches:
             self.stopped = True
             return text[: min(matches)[1]], True  # smallest end, then smallest start: the longest

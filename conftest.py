@@ -1,0 +1,3 @@
+"""Registers the grader as a pytest plugin."""
+
+pytest_plugins = ["graders.plugin"]

@@ -1,0 +1,1 @@
+"""Hidden tests of lab 01."""
