@@ -1,3 +1,3 @@
-"""Registers the grader as a pytest plugin."""
+"""Registers the grader's pytest plugin, nothing else."""
 
 pytest_plugins = ["graders.plugin"]

@@ -22,7 +22,7 @@ def write_llama(path, seed: int = 0, **changes):
 
     torch.manual_seed(seed)
     settings = {
-        "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "vocab_size": 61, "hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
         "max_position_embeddings": 128, "initializer_range": 0.3, "rms_norm_eps": 1e-3,
         "tie_word_embeddings": False,

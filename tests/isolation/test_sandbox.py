@@ -419,13 +419,19 @@ def test_memory_is_capped(prison: Prison) -> None:
             bytearray(SPEC.max_memory_bytes * 2)
         except MemoryError:
             got.append(-1)
-        # Memory files stay open, for large tensors, each bounded like any other file.
-        fd = os.memfd_create("tensor")
-        got.append(code_of(lambda: os.ftruncate(fd, SPEC.max_file_bytes)))
-        got.append(code_of(lambda: os.ftruncate(fd, SPEC.max_file_bytes + 1)))
+        got.append(code_of(lambda: os.memfd_create("hidden")))
         return got
 
-    assert prison.run(probe).value == [12, 12, 0, -1, 0, 27]  # ENOMEM, EFBIG
+    assert prison.run(probe).value == [12, 12, 0, -1, 1]  # ENOMEM, EPERM
+
+
+def test_memory_files_are_opened_by_name_only(prison: Prison) -> None:
+    def probe() -> Any:
+        fd = os.memfd_create("tensor")
+        sizes = (SPEC.max_file_bytes, SPEC.max_file_bytes + 1)
+        return [code_of(lambda n=size: os.ftruncate(fd, n)) for size in sizes]
+
+    assert prison.run(probe, replace(SPEC, memory_files=True)).value == [0, 27]  # EFBIG
 
 
 def test_files_are_capped(prison: Prison) -> None:

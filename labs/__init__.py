@@ -1,0 +1,1 @@
+"""What a student opens: one package a lab, and the course library in `common`."""

@@ -1,0 +1,1 @@
+"""Lab 01: token generation, from RMSNorm to a stream of text."""
