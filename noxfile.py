@@ -21,7 +21,7 @@ def _bootstrap() -> str:
         return sys.executable
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         sys.exit(
-            "This Python cannot make virtual environments: its venv or ensurepip module is missing.\n"
+            "This Python cannot make virtual environments: venv or ensurepip is missing.\n"
             "On Debian or Ubuntu: apt install python3-venv. Elsewhere: install nox yourself."
         )
     python = BOOTSTRAP / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -59,6 +59,7 @@ nox.options.sessions = ["lab01"]
 for _pip, _uv in (
     ("PIP_FIND_LINKS", "UV_FIND_LINKS"),
     ("PIP_EXTRA_INDEX_URL", "UV_EXTRA_INDEX_URL"),
+    ("PIP_CERT", "SSL_CERT_FILE"),
 ):
     if os.environ.get(_pip):
         os.environ.setdefault(_uv, os.environ[_pip])
@@ -78,9 +79,7 @@ def _recipe(group: str) -> str:
     constraints = ROOT / "constraints" / f"{group}.txt"
     text = "\n".join(GROUPS[group])
     if constraints.exists():
-        # Comments name the group, so two equal groups differ in nothing else.
-        lines = constraints.read_text(encoding="utf-8").splitlines()
-        text += "\n" + "\n".join(x for x in lines if not x.lstrip().startswith("#"))
+        text += "\n" + constraints.read_text(encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -97,7 +96,7 @@ def _install(session: nox.Session, group: str) -> None:
 
 
 def _define_lab(number: int, title: str) -> None:
-    """Define the session labNN; labs with equal groups share one environment."""
+    """Define the session labNN."""
     name = f"lab{number:02d}"
     if name not in GROUPS:
         raise SystemExit(f"pyproject.toml has no dependency group {name!r} for its lab.toml")
@@ -107,8 +106,7 @@ def _define_lab(number: int, title: str) -> None:
         session.run("python", "-m", "graders", "grade", name, *session.posargs)
 
     lab.__doc__ = f"Grade lab {number:02d}: {title}."
-    location = str(ROOT / ".nox" / f"lab-{_recipe(name)[:10]}")
-    nox.session(name=name, venv_location=location)(lab)
+    nox.session(name=name)(lab)
 
 
 for _path in sorted(ROOT.glob("labs/lab[0-9][0-9]_*/lab.toml")):
@@ -118,10 +116,8 @@ for _path in sorted(ROOT.glob("labs/lab[0-9][0-9]_*/lab.toml")):
         _title = "its lab.toml is not valid TOML"  # the grader explains; other labs still run
     _define_lab(int(_path.parent.name[3:5]), _title.rstrip("."))
 
-TESTS_ENV = str(ROOT / ".nox" / "tests")
 
-
-@nox.session(venv_location=TESTS_ENV)
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests of the course itself."""
     _install(session, "tests")
@@ -136,7 +132,7 @@ def _define_tool(name: str, doc: str) -> None:
         session.run("python", "-m", "graders", name, *session.posargs)
 
     tool.__doc__ = doc
-    nox.session(name=name, venv_location=TESTS_ENV)(tool)
+    nox.session(name=name)(tool)
 
 
 _define_tool("solutions", "Grade every solution: each must earn everything.")
@@ -145,7 +141,7 @@ _define_tool("sync", "Write the stubs in labs/ from solutions/.")
 _define_tool("bench", "Measure the grader itself.")
 
 
-@nox.session(venv_location=TESTS_ENV)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types."""
     _install(session, "tests")
