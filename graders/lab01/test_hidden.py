@@ -28,9 +28,9 @@ def write_llama(path, seed: int = 0, **changes):
         "tie_word_embeddings": False,
     }  # fmt: skip
     model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
-    with torch.no_grad():  # gains of 1 would hide a norm that forgets its weight
+    with torch.no_grad():  # gains of 1 and biases of 0 would hide a model that forgets them
         for name, value in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name or name.endswith("bias"):
                 value.add_(torch.randn_like(value) * 0.3)
     model.save_pretrained(path)
     for root, _, files in os.walk(path):
