@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     grade.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page")
     grade.add_argument(
-        "--json", metavar="FILE", help="write the record as JSON; - for standard output"
+        "--json", metavar="FILE", nargs="?", const="-", help="the record as JSON (- or no FILE: standard output)"
     )
     grade.add_argument(
         "--seed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import time
@@ -151,10 +152,13 @@ class Grader:
         )
         # The public tests are collected from a copy outside the lab's package: pytest would import the
         # package's own __init__ otherwise, and the oracle never runs a line of a submission.
-        tests = stage.root / "tests"
+        source = (self.lab_dir / "test_public.py").read_bytes()
+        # pytest keeps imported test modules by their path below the root: another lab's (or another
+        # version's) must have another path, or a second run in one process would get the first's tests.
+        tests = stage.root / f"tests_{self.manifest.package}_{hashlib.sha256(source).hexdigest()[:12]}"
         tests.mkdir()
         public = tests / "test_public.py"
-        public.write_bytes((self.lab_dir / "test_public.py").read_bytes())
+        public.write_bytes(source)
         paths = [str(public)]
         if self.hidden_present:
             paths.append(str(self.hidden_dir / "test_hidden.py"))
