@@ -26,7 +26,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(
         prog="python -m graders",
-        description="Grade labs. Students use `nox -s lab01`, which calls `grade lab01` with what stands after `--`.",
+        description=(
+            "Grade labs. Students use `nox -s lab01`, which calls `grade lab01` with what stands "
+            "after `--`."
+        ),
     )
     verbs = top.add_subparsers(dest="verb", required=True)
     grade = verbs.add_parser(
@@ -47,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     )
     grade.add_argument(
         "--isolation", default="process", choices=["none", "process", "sandbox"],
-        help="none: in this process, for a debugger; process: the default; sandbox: for other people's code (Linux)",
+        help="none: in this process, for a debugger; process: the default; "
+        "sandbox: for other people's code (Linux)",
     )  # fmt: skip
     grade.add_argument(
         "--hint",
@@ -62,7 +66,11 @@ def parser() -> argparse.ArgumentParser:
     )
     grade.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page")
     grade.add_argument(
-        "--json", metavar="FILE", nargs="?", const="-", help="the record as JSON (- or no FILE: standard output)"
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="the record as JSON (- or no FILE: standard output)",
     )
     grade.add_argument(
         "--seed",
@@ -126,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-# -- grade ------------------------------------------------------------------------------------------
+# -- grade -----------------------------------------------------------------------------------------
 
 
 def _grade(arguments: argparse.Namespace) -> int:
@@ -179,7 +187,7 @@ def _grade(arguments: argparse.Namespace) -> int:
 
 
 def _hint(grader: Grader, record: Record) -> str:
-    """The next hint of the first incomplete task; how many were shown is kept beside the environments."""
+    """The next hint of the first incomplete task; a file in ``.nox`` counts those shown."""
     store = grader.root / ".nox" / f"hints-{grader.number}.json"
     try:
         shown: dict[str, int] = json.loads(store.read_text())
@@ -196,7 +204,7 @@ def _hint(grader: Grader, record: Record) -> str:
     return "No hint needed: everything attempted was earned."
 
 
-# -- proofs -----------------------------------------------------------------------------------------
+# -- proofs ----------------------------------------------------------------------------------------
 
 
 def all_labs() -> list[str]:
@@ -207,7 +215,7 @@ def all_labs() -> list[str]:
 def _variants(lab: str) -> list[tuple[str, Path, dict[str, Any]]]:
     manifest = find_lab(ROOT, lab)
     folder = ROOT / "graders" / f"lab{manifest.number:02d}"
-    found = []
+    found: list[tuple[str, Path, dict[str, Any]]] = []
     for alternative in sorted(
         p for p in (folder / "alternatives").glob("*") if p.is_dir() and p.name != "__pycache__"
     ):
@@ -225,11 +233,13 @@ def load_mutants(lab: str) -> list[dict[str, Any]]:
         source = (ROOT / "solutions" / manifest.package / mutant["module"]).read_text()
         if source.count(mutant["find"]) != 1:
             raise GradeError(
-                f"{path.name}: mutant {mutant['name']!r} must apply exactly once, found {source.count(mutant['find'])}"
+                f"{path.name}: mutant {mutant['name']!r} must apply exactly once, "
+                f"found {source.count(mutant['find'])}"
             )
         if not mutant["fails"] or set(mutant["fails"]) - tasks:
             raise GradeError(
-                f"{path.name}: mutant {mutant['name']!r} names tasks {mutant['fails']}, known are {sorted(tasks)}"
+                f"{path.name}: mutant {mutant['name']!r} names tasks {mutant['fails']}, "
+                f"known are {sorted(tasks)}"
             )
     return listed
 
@@ -242,7 +252,10 @@ def lost_tasks(record: Record) -> list[str]:
 def _grade_many(
     lab: str, jobs: list[tuple[str, str, str, str]]
 ) -> list[tuple[str, float, list[str]]]:
-    """In a pool process: (name, target, overlay folder or '', mutant JSON or '') to (name, points, lost tasks)."""
+    """Grade in a pool process; gives (name, points, lost tasks) for each job.
+
+    A job is (name, target, overlay folder or '', mutant JSON or '').
+    """
     results = []
     with Grader(lab, Options(stop_after_first_failure=True, device="cpu")) as grader:
         for name, target, overlay, mutant in jobs:
@@ -317,16 +330,16 @@ def mutants(labs: Sequence[str], processes: int = 2) -> int:
             )
             good = sorted(lost) == sorted(mutant["fails"])
             wrong, total = wrong + (not good), total + 1
-            print(
-                f"  {name:<{width}}  {cells}  {'killed' if good else 'WRONG: lost ' + (', '.join(lost) or 'nothing')}"
-            )
+            verdict = "killed" if good else f"WRONG: lost {', '.join(lost) or 'nothing'}"
+            print(f"  {name:<{width}}  {cells}  {verdict}")
     print(
-        f"\n{total - wrong} of {total} mutants lose exactly the tasks they are listed for (x killed, - survived, ! not listed)"
+        f"\n{total - wrong} of {total} mutants lose exactly the tasks they are listed for "
+        "(x killed, - survived, ! not listed)"
     )
     return 1 if wrong else 0
 
 
-# -- sync -------------------------------------------------------------------------------------------
+# -- sync ------------------------------------------------------------------------------------------
 
 
 def expected_lists(lab: str) -> tuple[bytes, bytes | None]:

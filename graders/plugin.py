@@ -1,5 +1,6 @@
-"""The pytest plugin: fixtures ``student``, ``check``, ``device``, ``given_dir``, ``rng_seed`` and the mark ``task``.
+"""The pytest plugin: fixtures and the mark ``task``.
 
+The fixtures are ``student``, ``check``, ``device``, ``given_dir`` and ``rng_seed``.
 Used in two ways: by ``python -m graders``, which hands over a ``Run``, and by a plain
 ``pytest labs/lab01_token_generation``, where the run is made from the command line's options.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from graders import record
 from graders.oracle.checks import Check, CheckFailed, show
 from graders.oracle.proxy import BadAnswer, Connection, Student, StudentError
 from graders.oracle.stage import Stage
@@ -29,8 +31,8 @@ class Outcome:
 
     id: str
     task: str
-    visibility: str
-    outcome: str = "missing"
+    visibility: record.Visibility
+    outcome: record.Outcome = "missing"
     invariant: str = ""
     message: str = ""
     given: str = ""
@@ -105,7 +107,7 @@ def test_id(item: pytest.Item) -> str:
     return f"{visibility(item)}::{item.name}"
 
 
-def visibility(item: pytest.Item) -> str:
+def visibility(item: pytest.Item) -> record.Visibility:
     """``public`` for test_public.py, ``hidden`` for the rest."""
     return "public" if item.path.name == "test_public.py" else "hidden"
 
@@ -151,7 +153,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Keep collection errors: a test file that cannot be read is the grader's fault, said loudly."""
+    """Keep collection errors: an unreadable test file is the grader's fault, said loudly."""
     if report.failed and _CURRENT is not None:
         _CURRENT.collection_errors.append(str(report.longrepr))
 

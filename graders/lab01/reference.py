@@ -57,7 +57,8 @@ def probabilities(
         return [float(i == order[0]) for i in range(len(values))]
     kept = order[: top_k or None]
     mass = {i: math.exp((values[i] - values[order[0]]) / temperature) for i in kept}
-    total, reached, nucleus = sum(mass.values()), 0.0, []
+    total, reached = sum(mass.values()), 0.0
+    nucleus: list[int] = []
     for i in kept:
         if nucleus and top_p < 1 and reached >= top_p * total:
             break

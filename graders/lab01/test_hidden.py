@@ -131,7 +131,11 @@ def test_cache(student, check, rng_seed):
     keys, values = cache.update(1, k, v, positions)
     for got, new in ((keys, k), (values, v)):
         expected = torch.zeros(2, 3, 5, 4)
-        expected[0, :, 3], expected[0, :, 1], expected[1, :, 0] = new[0, :, 0], new[0, :, 1], new[1, :, 0]
+        expected[0, :, 3], expected[0, :, 1], expected[1, :, 0] = (
+            new[0, :, 0],
+            new[0, :, 1],
+            new[1, :, 0],
+        )
         check.equal(got, expected, given={"positions": positions})
     check.equal(cache.keys[0], torch.zeros(2, 3, 5, 4), given={"layer": 0})
 
@@ -175,7 +179,9 @@ def test_forward_any_split(student, check, given_dir, rng_seed):
         for a, b in itertools.pairwise(edges):
             positions = torch.arange(a, b).expand(2, b - a).contiguous()
             part = model.forward(tokens[:, a:b].contiguous(), positions, cache)
-            check.close(part, whole[:, a:b].contiguous(), rtol=1e-3, atol=1e-4, given={"edges": edges})
+            check.close(
+                part, whole[:, a:b].contiguous(), rtol=1e-3, atol=1e-4, given={"edges": edges}
+            )
 
 
 LOGITS = [0.3, 2.0, -1.5, 1.1, -0.2, 0.9, -3.0]
@@ -324,7 +330,9 @@ def test_detokenize_stream(student, check, data, size):
         check.true(isinstance(new, str), "push returns text", got=str(new))
         got, shown = got + new, shown + piece
         # Certain is what any continuation leaves as it is.
-        ends = [(shown + tail).decode(errors="replace") for tail in (b"a", b"\x80" * 3, b"\xbf" * 3)]
+        ends = [
+            (shown + tail).decode(errors="replace") for tail in (b"a", b"\x80" * 3, b"\xbf" * 3)
+        ]
         ends.append((shown + b"\x98\x80").decode(errors="replace"))
         certain = os.path.commonprefix([e[: len(shown.decode(errors="ignore")) + 20] for e in ends])
         check.true(certain.startswith(got), "nothing uncertain is shown", expected=certain, got=got)
@@ -340,7 +348,13 @@ def test_detokenize_stream(student, check, data, size):
 @pytest.mark.task("detokenize")
 def test_piece_bytes(student, check):
     """Pieces of byte-level BPE map back to their bytes; added tokens read as written."""
-    cases = [("Ġthe", b" the"), ("Ã©", b"\xc3\xa9"), ("Ċ", b"\n"), ("<|终|>", "<|终|>".encode()), ("ÿ", b"\xff")]
+    cases = [
+        ("Ġthe", b" the"),
+        ("Ã©", b"\xc3\xa9"),
+        ("Ċ", b"\n"),
+        ("<|终|>", "<|终|>".encode()),
+        ("ÿ", b"\xff"),
+    ]
     for piece, expected in cases:
         check.equal(student.detokenize.piece_bytes(piece), expected, given={"piece": piece})
 

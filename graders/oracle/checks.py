@@ -1,4 +1,4 @@
-"""``check``: comparisons that look at type, device, dtype, shape and finiteness before the numbers."""
+"""``check``: comparisons that look at type, device, dtype, shape and finiteness first."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Check:
         finite: bool = True,
         given: Any = None,
     ) -> torch.Tensor:
-        """``got`` is a plain tensor on the right device, of this shape and dtype, without NaN or Inf."""
+        """``got`` is a plain tensor on the right device, of this shape and dtype, all finite."""
         if type(got) is not torch.Tensor:
             raise CheckFailed(
                 f"expected a torch.Tensor, got {_kind(got)}", given, "torch.Tensor", got
@@ -109,9 +109,10 @@ class Check:
         dtype: torch.dtype | None = None,
         given: Any = None,
     ) -> None:
-        """``got`` has the shape of ``expected`` and its numbers, within the tolerance of its own dtype.
+        """``got`` has the shape and numbers of ``expected``, within the tolerance of its own dtype.
 
-        ``dtype`` is the dtype asked for; left out, that of ``expected`` unless it is an fp64 reference.
+        ``dtype`` is the dtype asked for; left out, that of ``expected`` unless that is an fp64
+        reference.
         """
         if not bool(torch.isfinite(expected).all()):
             raise ValueError("the test's own expected value is not finite")
@@ -184,7 +185,7 @@ class Check:
 
     @contextlib.contextmanager
     def raises(self, *kinds: type[BaseException], given: Any = None) -> Iterator[None]:
-        """The block makes the submission raise one of ``kinds``; NotImplementedError never counts."""
+        """The submission raises one of ``kinds`` in the block; NotImplementedError never counts."""
         names = " or ".join(kind.__name__ for kind in kinds)
         try:
             yield

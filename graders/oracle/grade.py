@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from graders.manifest import Manifest, find_lab, load_manifest
+from graders.oracle.proxy import Connection, Student
 from graders.oracle.stage import Stage, make_stage
 from graders.oracle.workers import ForkServer, InlineWorker, Worker, spawn_request
 from graders.plugin import RUN, Outcome, Run
@@ -150,12 +151,14 @@ class Grader:
             seed=options.seed,
             on_result=on_result,
         )
-        # The public tests are collected from a copy outside the lab's package: pytest would import the
-        # package's own __init__ otherwise, and the oracle never runs a line of a submission.
+        # The public tests are collected from a copy outside the lab's package: otherwise pytest
+        # would import the package's __init__, and the oracle never runs a line of a submission.
         source = (self.lab_dir / "test_public.py").read_bytes()
-        # pytest keeps imported test modules by their path below the root: another lab's (or another
-        # version's) must have another path, or a second run in one process would get the first's tests.
-        tests = stage.root / f"tests_{self.manifest.package}_{hashlib.sha256(source).hexdigest()[:12]}"
+        # pytest keeps imported test modules by their path below the root: each lab and version
+        # needs its own path, or a second run in one process would get the first's tests.
+        tests = (
+            stage.root / f"tests_{self.manifest.package}_{hashlib.sha256(source).hexdigest()[:12]}"
+        )
         tests.mkdir()
         public = tests / "test_public.py"
         public.write_bytes(source)
@@ -164,7 +167,8 @@ class Grader:
             paths.append(str(self.hidden_dir / "test_hidden.py"))
         (stage.root / "pytest.ini").write_text("[pytest]\n")
         arguments = [
-            "-c", str(stage.root / "pytest.ini"), "--rootdir", str(stage.root), "--noconftest", "-p", "no:cacheprovider", "-p", "graders.plugin", "--import-mode=importlib", *paths,
+            "-c", str(stage.root / "pytest.ini"), "--rootdir", str(stage.root), "--noconftest",
+            "-p", "no:cacheprovider", "-p", "graders.plugin", "--import-mode=importlib", *paths,
         ]  # fmt: skip
         if options.pdb:
             arguments.append("-s")
@@ -177,7 +181,8 @@ class Grader:
         ):
             problems = "\n".join(run.collection_errors) or f"pytest ended with {code!r}"
             raise GradeError(
-                f"the tests of {self.number} cannot be read; this is the grader's fault, not yours:\n{problems}"
+                f"the tests of {self.number} cannot be read; this is the grader's fault, "
+                f"not yours:\n{problems}"
             )
         return run
 
@@ -196,7 +201,7 @@ class Grader:
             )
         )
 
-    # -- after the tests ----------------------------------------------------------------------------
+    # -- after the tests ---------------------------------------------------------------------------
 
     def expected(self) -> Expected:
         """The committed list of tests, public and, where present, hidden."""
@@ -208,10 +213,9 @@ class Grader:
     ) -> Record:
         results = [
             TestResult(
-                id=o.id, task=o.task, visibility=o.visibility,  # type: ignore[arg-type]
-                outcome=o.outcome, invariant=o.invariant,
-                message=o.message, given=o.given, expected=o.expected, got=o.got, traceback=o.traceback,
-                stdout=o.stdout, duration_s=o.duration_s,
+                id=o.id, task=o.task, visibility=o.visibility, outcome=o.outcome,
+                invariant=o.invariant, message=o.message, given=o.given, expected=o.expected,
+                got=o.got, traceback=o.traceback, stdout=o.stdout, duration_s=o.duration_s,
             )
             for o in run.outcomes
         ]  # fmt: skip
@@ -229,12 +233,13 @@ class Grader:
                 versions[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
                 versions[name] = "not installed"
+        started_at = datetime.datetime.fromtimestamp(started, datetime.UTC)
         return Record(
             schema=1, lab=self.number, title=self.manifest.title, target=target,
             submission_sha256=stage.submission_sha256, isolation=self.options.isolation,
             device=run.gpu_device or run.cpu_device, versions=versions,
-            started=datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-            duration_s=time.time() - started, hidden_present=self.hidden_present, tasks=tasks, plots=plots,
+            started=started_at.isoformat(timespec="seconds"), duration_s=time.time() - started,
+            hidden_present=self.hidden_present, tasks=tasks, plots=plots,
         )  # fmt: skip
 
     def _plots(self, run: Run) -> list[tuple[str, str]]:
@@ -243,8 +248,6 @@ class Grader:
         import io
 
         import matplotlib
-
-        from graders.oracle.proxy import Connection, Student
 
         if not self.manifest.plots:
             return []
@@ -261,9 +264,7 @@ class Grader:
             worker = run.worker("plots")
             worker.budget_s = 60.0
             try:
-                figure = getattr(module, function_name)(
-                    Student(Connection(lambda worker=worker: worker))
-                )  # type: ignore[misc]
+                figure = getattr(module, function_name)(_student(worker))
             except Exception:  # a plot of unfinished work is no reason to lose the report
                 continue
             text = io.StringIO()
@@ -282,6 +283,10 @@ class _Handover:
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[RUN] = self._run
+
+
+def _student(worker: Worker) -> Student:
+    return Student(Connection(lambda: worker))
 
 
 def _gpu_device(choice: str) -> str | None:

@@ -94,7 +94,7 @@ class Connection:
 
 
 class RemoteObject:
-    """An object that lives in the worker: attributes, calls, len, indexing and iteration reach it."""
+    """An object in the worker: attributes, calls, len, indexing and iteration reach it."""
 
     def __init__(self, connection: Connection, worker: Worker, reference: HandleRef) -> None:
         self._connection, self._worker, self._reference = connection, worker, reference

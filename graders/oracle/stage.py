@@ -48,7 +48,7 @@ def make_stage(
     overlay: Path | None = None,
     harness: Path | None = None,
 ) -> Stage:
-    """Copy ``submission`` (the folder of the lab's package) and the course library under a new folder.
+    """Copy ``submission`` (the lab's package folder) and the course library under a new folder.
 
     ``overlay`` is a folder whose modules replace the submission's (alternatives, mutants). Only
     regular Python files are taken: a link could point at anything on the grader's machine.
@@ -101,7 +101,8 @@ def _python_files(folder: Path) -> list[tuple[str, bytes]]:
             total += info.st_size
             if len(found) >= _MAX_FILES or total > _MAX_BYTES:
                 raise StageError(
-                    f"{folder} holds more than {_MAX_FILES} modules or {_MAX_BYTES >> 20} MiB of code"
+                    f"{folder} holds more than {_MAX_FILES} modules "
+                    f"or {_MAX_BYTES >> 20} MiB of code"
                 )
             found.append((path.relative_to(folder).as_posix(), path.read_bytes()))
     return found

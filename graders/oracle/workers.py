@@ -87,7 +87,8 @@ class ForkServer:
         if self._process is not None and self._process.poll() is None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        code = f"import sys; sys.path.append({str(self.root)!r}); from graders.worker.zygote import main; "
+        code = f"import sys; sys.path.append({str(self.root)!r}); "
+        code += "from graders.worker.zygote import main; "
         code += f"main({theirs.fileno()}, {list(self.preload)!r})"
         environment = {
             name: value
@@ -312,6 +313,7 @@ def spawn_request(
     """The request that starts a worker on ``stage``."""
     threads = max(1, min(os.cpu_count() or 1, 4))
     return Spawn(
-        package=package, stage=str(stage.root / "stage"), scratch=str(stage.scratch), given=str(stage.given),
-        shown_as=shown_as, level=level, device=device, threads=threads, limits=limits,
+        package=package, stage=str(stage.root / "stage"), scratch=str(stage.scratch),
+        given=str(stage.given), shown_as=shown_as, level=level, device=device, threads=threads,
+        limits=limits,
     )  # fmt: skip

@@ -15,7 +15,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def _tensor_bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if flat.numel() == 0:
         return memoryview(b"")
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _write_memfd(data: memoryview) -> int:
@@ -120,7 +120,7 @@ class Packer:
                 "A",
                 data.dtype.str,
                 list(value.shape),
-                self._payload(memoryview(data.reshape(-1).view(np.uint8))),
+                self._payload(data.reshape(-1).view(np.uint8).data),
             ]
         if isinstance(value, torch.dtype):
             return ["y", _DTYPE_NAMES.get(value, "?")]
@@ -133,8 +133,8 @@ class Packer:
         if _is_course_dataclass(kind):
             fields = {
                 f.name: self.pack(getattr(value, f.name), depth + 1)
-                for f in dataclasses.fields(value)
-            }  # type: ignore[arg-type]
+                for f in dataclasses.fields(cast(Any, value))
+            }
             return ["D", kind.__module__, kind.__qualname__, fields]
         if self._export is not None:
             return self.pack(self._export(value), depth)
@@ -143,7 +143,7 @@ class Packer:
         )
 
     def _pack_tensor(self, tensor: torch.Tensor) -> Any:
-        # A subclass may override anything, so what crosses is what torch itself holds, and its name is told.
+        # A subclass may override anything: what crosses is what torch itself holds, plus its name.
         kind = type(tensor)
         name = "" if kind in (torch.Tensor, torch.nn.Parameter) else kind.__name__
         if name:

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Target(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Where a request is aimed: a module of the lab's package, or a handle, then an attribute path."""
+    """Where a request is aimed: a module of the lab or a handle, then an attribute path."""
 
     module: str = ""
     handle: int = 0

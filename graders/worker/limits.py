@@ -60,7 +60,7 @@ def descendants(root: int) -> list[int]:
 
 
 def kill_all(root: int, main: int) -> None:
-    """SIGKILL ``main`` and everything below ``root`` until nothing is left: a fork bomb outruns one pass."""
+    """SIGKILL ``main`` and all below ``root`` until none is left: a fork bomb outruns one pass."""
     for _ in range(200):
         victims = descendants(root)
         for pid in {main, *victims}:
@@ -87,7 +87,7 @@ def reap() -> dict[int, int]:
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Private and shared memory the processes hold, pages shared between forks counted once for each."""
+    """Private and shared memory of the processes; pages that forks share count once for each."""
     total, page = 0, resource.getpagesize()
     for pid in pids:
         with (

@@ -1,4 +1,4 @@
-"""Answers requests about one lab package: imports its modules, calls its functions, keeps its objects.
+"""Answers requests about a lab package: imports modules, calls functions, keeps objects.
 
 The only place of the grader that imports a submission.
 """
@@ -58,7 +58,7 @@ class Servant:
         sys.modules[self._name] = package
         importlib.invalidate_caches()
 
-    # -- objects that stay here ---------------------------------------------------------------------
+    # -- objects that stay here --------------------------------------------------------------------
 
     def _export(self, value: object) -> HandleRef:
         number, self._next = self._next, self._next + 1
@@ -89,7 +89,7 @@ class Servant:
             value = getattr(value, part)
         return value
 
-    # -- requests -----------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def handle(self, payload: bytes, fds: list[int]) -> tuple[bytes, Packer] | None:
         """The encoded reply to one encoded request, with the packer that owns its descriptors."""
@@ -139,7 +139,7 @@ class Servant:
             return messages.Stop()
 
     def _await(self, awaitable: Any) -> Any:
-        # One loop for the whole life, in a thread of its own: background tasks go on between requests.
+        # One loop for life, in its own thread: background tasks go on between requests.
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -149,7 +149,7 @@ class Servant:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
-    # -- errors -------------------------------------------------------------------------------------
+    # -- errors ------------------------------------------------------------------------------------
 
     def _error(self, error: BaseException) -> messages.Error:
         phase = "call"

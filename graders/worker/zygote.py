@@ -26,9 +26,10 @@ from typing import Any
 import msgspec
 
 from graders.wire.channel import Channel, ChannelClosed
+from graders.worker.limits import Limits, apply_rlimits, descendants, kill_all, reap, resident_bytes
+
 # Imported before any fork: inside the sandbox the grader's own files are not there.
 from graders.worker.servant import Servant
-from graders.worker.limits import Limits, apply_rlimits, descendants, kill_all, reap, resident_bytes
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -142,7 +143,7 @@ def _start(request: Spawn, channel_fd: int, output_fd: int) -> int:
             shm_bytes=limits.shm_bytes,
             tmp_bytes=limits.tmp_bytes,
             max_processes=limits.processes,
-            # CUDA reserves address space far beyond what it uses; the watchdog still counts real memory.
+            # CUDA reserves far more address space than it uses; the watchdog counts real memory.
             max_memory_bytes=2**48 if request.device.startswith("cuda") else limits.memory_bytes,
             max_file_bytes=limits.file_bytes,
             max_open_files=limits.open_files,

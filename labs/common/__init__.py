@@ -1,1 +1,4 @@
-"""The course library: units, hardware and model tables, tiny models. Always the instructor's copy when grading."""
+"""The course library: units, hardware and model tables, tiny models.
+
+Grading always uses the instructor's copy.
+"""

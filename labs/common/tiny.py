@@ -62,15 +62,16 @@ def tiny_llama(
     num_kv_heads: int = 2,
     vocab_size: int = 384,
 ) -> Path:
-    """Write a random Llama checkpoint (config.json, model.safetensors) to ``directory`` and return it.
+    """Write a random Llama checkpoint to ``directory`` and return it.
 
-    Weights are fp32, drawn from a CPU generator seeded with ``seed``; files have mode 0644, so that a
-    worker under another uid can read them. Raises ValueError for sizes that do not divide.
+    The files are config.json and model.safetensors, of mode 0644, so that a worker under another
+    uid can read them. Weights are fp32, drawn from a CPU generator seeded with ``seed``.
+    Raises ValueError for sizes that do not divide.
     """
     if hidden_size % num_attention_heads or num_attention_heads % num_kv_heads:
         raise ValueError(
-            f"hidden_size {hidden_size} must be a multiple of num_attention_heads {num_attention_heads}, "
-            f"and that of num_kv_heads {num_kv_heads}"
+            f"hidden_size {hidden_size} must be a multiple of num_attention_heads "
+            f"{num_attention_heads}, and that of num_kv_heads {num_kv_heads}"
         )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -80,14 +81,26 @@ def tiny_llama(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) * shape[-1] ** -0.5
 
-    weights = {"model.embed_tokens.weight": torch.randn(vocab_size, hidden_size, generator=generator)}
+    weights = {
+        "model.embed_tokens.weight": torch.randn(vocab_size, hidden_size, generator=generator)
+    }
     for layer in range(num_layers):
         name = f"model.layers.{layer}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{name}{norm}.weight"] = 1 + 0.1 * torch.randn(hidden_size, generator=generator)
-        for projection, heads in (("q", num_attention_heads), ("k", num_kv_heads), ("v", num_kv_heads)):
-            weights[f"{name}self_attn.{projection}_proj.weight"] = normal(heads * head_dim, hidden_size)
-        weights[f"{name}self_attn.o_proj.weight"] = normal(hidden_size, num_attention_heads * head_dim)
+            weights[f"{name}{norm}.weight"] = 1 + 0.1 * torch.randn(
+                hidden_size, generator=generator
+            )
+        for projection, heads in (
+            ("q", num_attention_heads),
+            ("k", num_kv_heads),
+            ("v", num_kv_heads),
+        ):
+            weights[f"{name}self_attn.{projection}_proj.weight"] = normal(
+                heads * head_dim, hidden_size
+            )
+        weights[f"{name}self_attn.o_proj.weight"] = normal(
+            hidden_size, num_attention_heads * head_dim
+        )
         for projection in ("gate", "up"):
             weights[f"{name}mlp.{projection}_proj.weight"] = normal(intermediate, hidden_size)
         weights[f"{name}mlp.down_proj.weight"] = normal(hidden_size, intermediate)

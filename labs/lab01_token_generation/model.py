@@ -1,6 +1,7 @@
 """A Llama, read from a Hugging Face checkpoint.
 
-Axes: B batch, T new tokens, C hidden size, H query heads, K key-value heads, D head_dim, V vocabulary.
+Axes: B batch, T new tokens, C hidden size, H query heads, K key-value heads, D head_dim,
+V vocabulary.
 Source: Touvron et al., "LLaMA" (2023); layout of the files as in transformers' LlamaForCausalLM.
 """
 

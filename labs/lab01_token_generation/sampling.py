@@ -44,7 +44,9 @@ def probabilities(
     raise NotImplementedError("probabilities: your code here")
 
 
-def sample(probabilities_BV: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def sample(
+    probabilities_BV: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Draw one token per row, independently, with the given generator.
 
     Returns:

@@ -70,7 +70,9 @@ def probabilities(
     ### END SOLUTION
 
 
-def sample(probabilities_BV: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def sample(
+    probabilities_BV: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Draw one token per row, independently, with the given generator.
 
     Returns:

@@ -48,7 +48,8 @@ BAD_DOUBLE = {
         "Memory",
     ),
     "flood": (
-        "import os\ndef double(x):\n    for _ in range(1024): os.write(1, b'x' * 2**20)\n    return x * 2\n",
+        "import os\ndef double(x):\n    for _ in range(1024): os.write(1, b'x' * 2**20)\n"
+        "    return x * 2\n",
         "printed more than",
     ),
 }
@@ -80,7 +81,10 @@ def test_bad_module_costs_only_its_own_task(toy: Course, name: str) -> None:
 
 @pytest.mark.parametrize("isolation", ["process", "sandbox"])
 def test_fork_bomb_is_contained(toy: Course, isolation: str) -> None:
-    bomb = "import os\ndef double(x):\n    while True:\n        try: os.fork()\n        except OSError: pass\n"
+    bomb = (
+        "import os\ndef double(x):\n"
+        "    while True:\n        try: os.fork()\n        except OSError: pass\n"
+    )
     record = toy.grade({"double.py": bomb}, isolation, stop_after_first_failure=True)
     assert task(record, "double").earned == 0
     assert task(record, "count").earned == 40
@@ -93,12 +97,18 @@ def test_generator_that_never_ends_is_cut_short(toy: Course) -> None:
 
 
 def test_async_stream_is_consumed(toy: Course) -> None:
-    source = "import asyncio\nasync def up(n):\n    for i in range(n):\n        await asyncio.sleep(0)\n        yield i\n"
+    source = (
+        "import asyncio\nasync def up(n):\n"
+        "    for i in range(n):\n        await asyncio.sleep(0)\n        yield i\n"
+    )
     assert task(toy.grade({"count.py": source}), "count").earned == 40
 
 
 def test_deleted_working_directory(toy: Course) -> None:
-    source = "import os, shutil\ndef up(n):\n    shutil.rmtree(os.getcwd(), ignore_errors=True)\n    yield from range(n)\n"
+    source = (
+        "import os, shutil\ndef up(n):\n"
+        "    shutil.rmtree(os.getcwd(), ignore_errors=True)\n    yield from range(n)\n"
+    )
     record = toy.grade({"count.py": source})
     assert [t.earned for t in record.tasks] == [60.0, 40.0, 0.0]
 

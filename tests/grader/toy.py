@@ -110,7 +110,8 @@ class Course:
         grader.mkdir(parents=True)
         (grader / "test_hidden.py").write_text(HIDDEN)
         tests = {
-            f"public::test_double[{n}]": ExpectedTest("double", 1 / 3, "public") for n in (1, 5, 40000)
+            f"public::test_double[{n}]": ExpectedTest("double", 1 / 3, "public")
+            for n in (1, 5, 40000)
         }
         tests["public::test_count"] = ExpectedTest("count", 1, "public")
         tests["public::test_fast"] = ExpectedTest("fast", 1, "public")
@@ -122,7 +123,9 @@ class Course:
             (grader / "test_hidden.py").unlink()
         self._graders: dict[str, Grader] = {}
 
-    def grade(self, files: dict[str, str | bytes], isolation: str = "process", **options: object) -> Record:
+    def grade(
+        self, files: dict[str, str | bytes], isolation: str = "process", **options: object
+    ) -> Record:
         """Grade the good solution with ``files`` in place of its modules."""
         folder = self.root / "submission"
         folder.mkdir(exist_ok=True)
@@ -132,7 +135,9 @@ class Course:
             if text is not None:
                 (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
         if isolation not in self._graders:
-            self._graders[isolation] = Grader("lab90", Options(isolation=isolation, device="cpu"), self.root)
+            self._graders[isolation] = Grader(
+                "lab90", Options(isolation=isolation, device="cpu"), self.root
+            )
         grader = self._graders[isolation]
         for name, value in options.items():
             setattr(grader.options, name, value)

@@ -564,8 +564,8 @@ def test_torch_imported_before_the_fork_works_inside(prison: Prison) -> None:
     torch = pytest.importorskip("torch")
 
     def probe() -> Any:
-        # Other tests of this session may have used OpenMP, whose pool does not survive a fork; the real
-        # fork server is a clean process and needs no such care.
+        # Other tests of this session may have used OpenMP, whose pool does not survive a fork;
+        # the real fork server is a clean process and needs no such care.
         torch.set_num_threads(1)
         x = torch.arange(250_000, dtype=torch.float32).reshape(500, 500) / 1e5
         y = torch.nn.functional.softmax(x @ x.T, dim=-1)

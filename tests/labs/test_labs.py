@@ -1,4 +1,7 @@
-"""What must hold for every lab: stubs in sync and worth 0, solutions and alternatives worth everything, mutants caught."""
+"""What must hold for every lab.
+
+Stubs are in sync and worth 0, solutions and alternatives worth everything, mutants caught.
+"""
 
 from __future__ import annotations
 
@@ -33,5 +36,9 @@ def test_every_mutant_loses_exactly_its_tasks(lab: str) -> None:
 def test_every_cpu_task_has_five_mutants(lab: str) -> None:
     manifest = cli.find_lab(ROOT, lab)
     listed = cli.load_mutants(lab)
-    counts = {task.id: sum(task.id in m["fails"] for m in listed) for task in manifest.tasks if task.tier == "cpu"}
+    counts = {
+        task.id: sum(task.id in m["fails"] for m in listed)
+        for task in manifest.tasks
+        if task.tier == "cpu"
+    }
     assert all(count >= 5 for count in counts.values()), counts
