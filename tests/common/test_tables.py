@@ -9,64 +9,40 @@ from typing import Any
 import pytest
 import torch
 
+from graders.lab02.reference import groups_on_meta
+from labs.common.formats import FORMATS
 from labs.common.hardware import GPUS, gpu
-from labs.common.models import MODELS, ModelConfig, model
+from labs.common.instances import INSTANCES
+from labs.common.models import MODELS, PARAMETER_COUNTS, ModelConfig, model
 from labs.common.tiny import tiny_checkpoint
 from labs.common.units import GB, GIB, format_bytes
 
 
-def build_on_meta(c: ModelConfig) -> Any:
-    """The transformers model of a row, without memory."""
-    import transformers as t
-
-    common: dict[str, Any] = {
-        "vocab_size": c.vocab_size, "hidden_size": c.hidden_size, "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_kv_heads,
-        "intermediate_size": c.intermediate_size, "tie_word_embeddings": c.tie_word_embeddings,
-    }  # fmt: skip
-    if c.key == "gpt2":
-        kind, config = t.GPT2LMHeadModel, t.GPT2Config()
-    elif c.key == "deepseek-v3":
-        kind = t.DeepseekV3ForCausalLM
-        config = t.DeepseekV3Config(
-            **common, n_routed_experts=c.num_experts, num_experts_per_tok=c.num_experts_per_token,
-            moe_intermediate_size=c.moe_intermediate_size, n_shared_experts=c.num_shared_experts,
-            first_k_dense_replace=c.num_dense_layers, q_lora_rank=c.q_lora_rank,
-            kv_lora_rank=c.kv_lora_rank, qk_rope_head_dim=c.qk_rope_head_dim,
-            qk_nope_head_dim=c.qk_nope_head_dim, v_head_dim=c.v_head_dim,
-        )  # fmt: skip
-    elif c.key == "mixtral-8x7b":
-        kind, config = (
-            t.MixtralForCausalLM,
-            t.MixtralConfig(**common, num_local_experts=c.num_experts),
-        )
-    elif c.key == "qwen3-30b-a3b":
-        kind = t.Qwen3MoeForCausalLM
-        config = t.Qwen3MoeConfig(
-            **common, head_dim=c.head_dim, num_experts=c.num_experts,
-            moe_intermediate_size=c.moe_intermediate_size,
-            num_experts_per_tok=c.num_experts_per_token,
-        )  # fmt: skip
-    elif c.qk_norm:
-        kind, config = t.Qwen3ForCausalLM, t.Qwen3Config(**common, head_dim=c.head_dim)
-    else:
-        kind, config = t.LlamaForCausalLM, t.LlamaConfig(**common)
-    with torch.device("meta"):
-        return kind(config)
-
-
 @pytest.mark.parametrize("key", MODELS)
 def test_parameter_count_is_exact(key: str) -> None:
-    built = build_on_meta(MODELS[key])
-    # DeepSeek's router has one trained bias per expert, which transformers keeps as a buffer.
-    biases = [b for name, b in built.named_buffers() if name.endswith("e_score_correction_bias")]
-    assert sum(p.numel() for p in [*built.parameters(), *biases]) == MODELS[key].num_parameters
+    assert sum(groups_on_meta(MODELS[key]).values()) == PARAMETER_COUNTS[key]
 
 
-def test_rows_have_source_and_date_and_agree_with_their_keys() -> None:
-    for table in (GPUS, MODELS):
-        for key, row in table.items():
-            assert row.key == key and row.source and row.date  # type: ignore[attr-defined]
+@pytest.mark.parametrize("table", [GPUS, MODELS, FORMATS, INSTANCES])
+def test_rows_have_a_source_and_agree_with_their_keys(table: dict[str, Any]) -> None:
+    for key, row in table.items():
+        assert row.key == key and row.source
+        assert row.key in FORMATS or row.date  # a format's definition does not age
+
+
+def test_instances_have_known_gpus() -> None:
+    assert {instance.gpu for instance in INSTANCES.values()} <= GPUS.keys()
+
+
+def test_every_model_has_its_count_beside_it_not_in_it() -> None:
+    # A configuration crosses to the submission; the answer must not cross with it.
+    assert PARAMETER_COUNTS.keys() == MODELS.keys()
+    assert not any("param" in field for field in ModelConfig.__dataclass_fields__)
+
+
+def test_memory_is_what_the_driver_reports() -> None:
+    for row in GPUS.values():
+        assert 0.93 * row.marketed_gb < row.memory_bytes / GIB < 1.03 * row.marketed_gb, row.key
 
 
 def test_ridge_points_of_known_gpus() -> None:
@@ -86,7 +62,7 @@ def test_unknown_keys_name_the_known_ones() -> None:
 
 def test_units_keep_gb_and_gib_apart() -> None:
     assert (GB, GIB) == (1_000_000_000, 1_073_741_824)
-    weights = 2 * MODELS["llama-3-8b"].num_parameters
+    weights = 2 * PARAMETER_COUNTS["llama-3-8b"]
     assert format_bytes(weights) == "16.1 GB" and format_bytes(weights, binary=True) == "15 GiB"
 
 
