@@ -245,6 +245,18 @@ def test_activations(student, check, rng_seed, kind):
         check.number(got, float(expected), rel=0, abs=1, given=given)
 
 
+@pytest.mark.task("fit")
+def test_widest_layer_decides(student, check, rng_seed):
+    """In an MoE model with dense layers the wider kind of layer decides, whichever it is."""
+    config = reference.random_config("mla", rng_seed)
+    for dense, expert in ((6000, 12), (12, 6000)):
+        wide = dataclasses.replace(config, intermediate_size=dense, moe_intermediate_size=expert)
+        got = student.fit.activation_bytes(wide, 10, 1)
+        expected = float(reference.activation_bytes(wide, 10, 1))
+        given = {"intermediate_size": dense, "moe_intermediate_size": expert}
+        check.number(got, expected, rel=0, abs=1, given=given)
+
+
 PLAN = ServingPlan(block_size=8, max_tokens=32)
 
 
@@ -642,6 +654,11 @@ def test_choose(student, check):
         given = {"instances": [item.key for item in listed], "tpot": 0.008}
         check.true(got is not None, "one of them meets both limits", given=given)
         check.equal(got.instance, expected, given=given)
+    # The L40S is cheaper an hour and meets these limits, but makes far fewer tokens.
+    loose, listed = (2000, 500, 9.0, 0.05), [Instance("low", "l40s", 1, 2.0), small]
+    got = choose(config, listed, plan, *loose)
+    check.true(got is not None, "both meet both limits", given={"tpot": 0.05})
+    check.equal(got.instance, "small", given={"instances": ["low", "small"], "tpot": 0.05})
     check.equal(choose(config, [], plan, *tight), None, given={"instances": []})
     got = choose(model("llama-3-405b"), [small, twin], plan, *tight)
     check.equal(got, None, given={"model": "llama-3-405b"})
