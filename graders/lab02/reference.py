@@ -37,12 +37,12 @@ def random_config(kind: str, seed: int) -> ModelConfig:
         "intermediate_size": 12 * rng.randrange(5, 12),
         "max_position_embeddings": rng.randrange(90, 200),
     }
-    moe = {
+    moe: dict[str, Any] = {
         "num_experts": rng.choice([5, 8]),
         "num_experts_per_token": rng.choice([2, 3]),
         "moe_intermediate_size": 12 * rng.randrange(2, 6),
     }
-    mla = {
+    mla: dict[str, Any] = {
         "attention": "mla",
         "num_kv_heads": heads,
         "q_lora_rank": rng.randrange(20, 30),
@@ -123,9 +123,12 @@ def build_on_meta(c: ModelConfig) -> Any:
         )  # fmt: skip
     elif c.num_experts and c.qk_norm:
         kind = t.Qwen3MoeForCausalLM
+        more: dict[str, Any] = {
+            "head_dim": c.head_dim,
+            "moe_intermediate_size": c.moe_intermediate_size,
+        }
         config = t.Qwen3MoeConfig(
-            **common, head_dim=c.head_dim, num_experts=c.num_experts,
-            moe_intermediate_size=c.moe_intermediate_size,
+            **common, **more, num_experts=c.num_experts,
             num_experts_per_tok=c.num_experts_per_token,
         )  # fmt: skip
     elif c.num_experts:

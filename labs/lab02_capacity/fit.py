@@ -51,6 +51,7 @@ def max_batch(config: ModelConfig, gpu: Gpu, plan: ServingPlan, context: int) ->
     """The most requests of ``context`` tokens that fit together; 0 if not even one does.
 
     Memory may be used up to ``plan.utilization`` of ``gpu.memory_bytes``, that amount included.
+    (Whether the model was made for such a context is not asked here.) Thousands may fit.
 
     Raises:
         ValueError: ``context`` is less than 1, or ``plan.tp`` is not legal for this model.

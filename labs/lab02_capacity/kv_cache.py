@@ -40,8 +40,8 @@ def kv_bytes_per_request(
 ) -> int:
     """Bytes that a request of ``context`` tokens occupies in a paged cache.
 
-    The cache is handed out in blocks of ``block_size`` tokens: the last block is occupied whole.
-    Rounded up to whole bytes.
+    What it keeps are its `cached_tokens`. The cache is handed out in blocks of ``block_size``
+    tokens: the last block is occupied whole. Rounded up to whole bytes.
 
     Raises:
         ValueError: ``context`` is negative, or ``block_size`` is less than 1.

@@ -18,7 +18,7 @@ def routed_share(config: ModelConfig, tokens: int) -> float:
     """The expected share of a layer's routed experts that ``tokens`` tokens touch.
 
     With E experts, k a token, and every choice equally likely: ``1 - (1 - k / E) ** tokens``.
-    1 for a dense model.
+    ``tokens`` are all that the forward pass computes, over all sequences. 1 for a dense model.
     """
     raise NotImplementedError("routed_share: your code here")
 
@@ -53,7 +53,8 @@ def prefill_work(config: ModelConfig, plan: ServingPlan, prompt: int, batch: int
 
     Bytes: `weight_traffic`, and the cache of all `cached_tokens` written once.
 
-    Each of the ``plan.tp`` GPUs does its even share, but moves ``kv_copies / tp`` of the cache.
+    Each of the ``plan.tp`` GPUs does its even share of FLOPs and weights (the norms, which each one
+    reads whole, are too small to matter), but moves ``kv_copies / tp`` of the cache.
 
     Raises:
         ValueError: ``prompt`` or ``batch`` is less than 1, or ``plan.tp`` is not legal.
@@ -74,7 +75,8 @@ def decode_work(config: ModelConfig, plan: ServingPlan, context: int, batch: int
     Bytes: `weight_traffic`, and each of the `cached_tokens` entries once: the old ones are read,
     the new one is written.
 
-    Each of the ``plan.tp`` GPUs does its even share, but moves ``kv_copies / tp`` of the cache.
+    Each of the ``plan.tp`` GPUs does its even share of FLOPs and weights (the norms, which each one
+    reads whole, are too small to matter), but moves ``kv_copies / tp`` of the cache.
 
     Raises:
         ValueError: ``context`` or ``batch`` is less than 1, or ``plan.tp`` is not legal.

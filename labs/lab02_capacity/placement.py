@@ -30,8 +30,9 @@ def place(
     All legal degrees of tensor parallelism up to the instance's GPUs are tried (``plan.tp`` is
     ignored), each with the largest batch that fits (context ``prompt + output``) and whose decode
     step takes at most ``tpot_s`` seconds. A prefill of one prompt must take at most ``ttft_s``
-    seconds. Of the degrees that meet both, the one with the lowest cost per million output tokens
-    wins; of equal ones the smaller degree. A GPU that does not compute in ``plan.compute`` has no
+    seconds. (A decode step never gets shorter with more sequences in it.) Of the degrees that meet
+    both, the one with the lowest cost per million output tokens wins; of equal ones the smaller
+    degree. A GPU that does not compute in ``plan.compute`` has no
     placement.
     """
     raise NotImplementedError("place: your code here")

@@ -54,10 +54,11 @@ def parameter_groups(config: ModelConfig) -> dict[str, int]:
         - ``attention``: the projection matrices of all layers;
         - ``mlp``: the matrices of all MLPs and of all experts, routed and shared;
         - ``router``: the matrices ``[num_experts, hidden_size]``, and the router's biases;
-        - ``norm``: gains and, for LayerNorm, biases: two norms in each block, the final one, query
-          and key norms, and for MLA one norm over each latent (``q_lora_rank`` if any,
-          ``kv_lora_rank``);
-        - ``bias``: biases of the linear layers inside the blocks;
+        - ``norm``: two norms in each block and the final one, each a gain and, for LayerNorm, a
+          bias; and gains alone: with ``qk_norm`` one of ``head_dim`` for queries and one for keys
+          in each layer, for MLA one over each latent (``q_lora_rank`` if any, ``kv_lora_rank``);
+        - ``bias``: with ``linear_bias``, one number for each output of every matrix in attention
+          and MLP;
         - ``head``: the output matrix; 0 where it is tied to the embedding.
     """
     ### BEGIN SOLUTION
