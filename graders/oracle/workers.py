@@ -293,7 +293,7 @@ class InlineWorker:
 
     def request(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """Answer in this very process."""
-        result = self._servant.handle(payload, [os.dup(fd) for fd in fds])
+        result = self._servant.handle(payload, fds)
         assert result is not None
         reply, packer = result
         return reply, packer.fds
