@@ -92,8 +92,27 @@ def parser() -> argparse.ArgumentParser:
     sync.add_argument(
         "--force", action="store_true", help="overwrite stubs that differ from the last commit"
     )
-    bench = verbs.add_parser("bench", help="measure the grader itself; ratios of one run")
-    bench.add_argument("--json", type=Path)
+    bench = verbs.add_parser(
+        "bench",
+        help="measure the grader itself; ratios of one run",
+        description=(
+            "Measure the grader itself: what one call and one tensor cost on their way to the "
+            "submission's process, how much longer a graded lab takes than the same tests in one "
+            "process, how soon the first result stands there, and how much memory it all takes. "
+            "Both sides of a comparison take turns in one run. A missed target is printed as "
+            "MISSED and is no error; the exit status is 1 only if something could not be measured."
+        ),
+        epilog="For figures to keep, leave the machine alone meanwhile: the load is in the JSON.",
+    )
+    bench.add_argument("labs", nargs="*", help="lab01 …; all when left out")
+    bench.add_argument(
+        "--json", type=Path, metavar="FILE", help="the raw samples (default: a file in results/)"
+    )
+    bench.add_argument(
+        "--quick",
+        action="store_true",
+        help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run",
+    )
     return top
 
 
@@ -113,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 from graders.bench import main as bench
 
-                return bench(options.json)
+                return bench(options.json, quick=options.quick, labs=options.labs)
     except (
         GradeError,
         LabNotFound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -18,7 +19,7 @@ import msgspec
 from graders.oracle.stage import Stage
 from graders.wire.channel import Channel, ChannelClosed, ChannelTimeout, ProtocolError
 from graders.worker.limits import Limits
-from graders.worker.zygote import Ended, Spawn
+from graders.worker.spawn import Ended, Spawn
 
 _KEEP_OUTPUT = 32 * 1024
 _MAX_OUTPUT = 64 * 2**20
@@ -86,6 +87,10 @@ class ForkServer:
         """Start importing; does not wait, so that the oracle imports at the same time."""
         if self._process is not None and self._process.poll() is None:
             return
+        early = _started_early.pop((self.root, self.preload), None)
+        if early is not None and early._process is not None and early._process.poll() is None:
+            self._process, self._control, self._ready = early._process, early._control, False
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         code = f"import sys; sys.path.append({str(self.root)!r}); "
         code += "from graders.worker.zygote import main; "
@@ -105,6 +110,9 @@ class ForkServer:
             )
         }
         environment["PATH"] = environment.get("PATH", os.defpath)
+        # Idle OpenMP threads sleep: on few cores, or beside other graders, spinning ones keep the
+        # oracle and each other from running (a call with a 1 MiB tensor was ten times slower).
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
         # -P and -s rather than -I alone: an isolated start, whatever lies in the working directory.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-X", "utf8", "-c", code],
@@ -154,6 +162,28 @@ class ForkServer:
                 self._process.send_signal(signal.SIGKILL)
                 self._process.wait()
         self._process = self._control = None
+
+
+_started_early: dict[tuple[Path, tuple[str, ...]], ForkServer] = {}
+
+
+def start_early(root: Path, preload: tuple[str, ...]) -> None:
+    """Start a fork server before the oracle imports torch itself, so that both do it at once.
+
+    The first ``ForkServer`` of the same root and preload takes it over. This module must stay free
+    of torch for that.
+    """
+    server = ForkServer(root, preload)
+    server.start()
+    _started_early[root, preload] = server
+    # One that nobody took over, as after a mistyped option, ends without a word.
+    atexit.register(_end_early)
+
+
+def _end_early() -> None:
+    for server in _started_early.values():
+        if server._process is not None:
+            server._process.kill()
 
 
 class ForkedWorker:
@@ -293,7 +323,7 @@ class InlineWorker:
 
     def request(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """Answer in this very process."""
-        result = self._servant.handle(payload, [os.dup(fd) for fd in fds])
+        result = self._servant.handle(payload, fds)
         assert result is not None
         reply, packer = result
         return reply, packer.fds

@@ -24,6 +24,7 @@ INLINE_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_ITEMS = 2_000_000
 MAX_TENSOR_BYTES = 8 * 2**30
+_BLOCK = 64 * 1024  # words of eight bytes
 _SEALS = getattr(fcntl, "F_SEAL_WRITE", 8) | 0x2 | 0x4  # write, shrink, grow
 
 DTYPES = {
@@ -164,6 +165,86 @@ def _is_course_dataclass(kind: type) -> bool:
     return dataclasses.is_dataclass(kind) and kind.__module__.startswith("labs.common")
 
 
+class Arrived:
+    """A tensor as it came over the wire, to tell afterwards whether a call changed it in place.
+
+    No copy is kept: a message is immutable, and a memory file is sealed, so that the bytes sent can
+    be looked at again whatever was done to the tensor, whose own pages are private. Its descriptor
+    must still be open then. Only on a GPU is a copy cheaper than bringing the tensor back.
+    """
+
+    def __init__(
+        self, tensor: torch.Tensor, data: bytearray | mmap.mmap, sent: bytes | int
+    ) -> None:
+        self.tensor, self.shape = tensor, tensor.shape
+        self._dtype, self._strides = tensor.dtype, tensor.stride()
+        self._data, self._sent = data, sent
+        self._place = tensor.data_ptr()
+        self._copy = None if tensor.device.type == "cpu" else tensor.detach().clone()
+
+    def changed(self) -> bool:
+        """Whether the tensor now differs from what was sent, in a bit, its shape or its dtype."""
+        now = self.tensor.detach()
+        if now.shape != self.shape or now.dtype is not self._dtype:
+            return True
+        if now.numel() == 0:
+            return False
+        if self._copy is not None:
+            return not _same_bits(now, self._copy)
+        moved = now.data_ptr() != self._place or now.stride() != self._strides
+        if not moved and isinstance(self._data, bytearray) and self._dtype is not torch.bool:
+            return self._data != self._sent
+        if not moved and isinstance(self._data, mmap.mmap) and self._dtype is not torch.bool:
+            if not _ever_written(self._place, len(self._data)):
+                return False
+        return not _same_bytes(_tensor_bytes(now), self._original())
+
+    def _original(self) -> memoryview:
+        if isinstance(self._sent, bytes):
+            sent = memoryview(self._sent)
+        else:
+            sent = memoryview(mmap.mmap(self._sent, len(self._data), access=mmap.ACCESS_READ))
+        if self._dtype is torch.bool:  # these were made 0 or 1 on arrival
+            return (np.frombuffer(sent, np.uint8) != 0).view(np.uint8).data
+        return sent
+
+
+def _ever_written(address: int, size: int) -> bool:
+    """Whether a page of a private file mapping may have been written; True when in doubt.
+
+    The kernel gives a written page a private copy, and its page map tells such copies (and what was
+    swapped out) from pages of the file (Linux, Documentation/admin-guide/mm/pagemap.rst). Reading
+    that is a thousandth of the work of comparing.
+    """
+    first = address // mmap.PAGESIZE
+    count = (address + size - 1) // mmap.PAGESIZE - first + 1
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            file.seek(first * 8)
+            pages = np.frombuffer(file.read(count * 8), np.uint64)
+    except OSError:
+        return True
+    present, swapped, of_file = (pages >> bit & 1 for bit in (63, 62, 61))
+    return len(pages) != count or bool((swapped | present & ~of_file).any())
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    # NaN must equal itself, so bytes are compared, not numbers.
+    first, second = (t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
+    return torch.equal(first, second)
+
+
+def _same_bytes(one: memoryview, other: memoryview) -> bool:
+    """Compare in blocks that stay in the cache, eight bytes at a time: 8 GB/s on one core."""
+    first, second = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
+    whole = len(first) // 8 * 8
+    words, others = first[:whole].view(np.int64), second[:whole].view(np.int64)
+    return np.array_equal(first[whole:], second[whole:]) and all(
+        np.array_equal(words[i : i + _BLOCK], others[i : i + _BLOCK])
+        for i in range(0, len(words), _BLOCK)
+    )
+
+
 class ReturnedTensorSubclass(WireError):
     """The submission returned a tensor subclass where a plain tensor is asked for."""
 
@@ -182,7 +263,7 @@ class Unpacker:
         self._device = device
         self._items = 0
         self._bytes = 0
-        self.tensors: list[tuple[torch.Tensor, memoryview]] = []
+        self.tensors: list[Arrived] = []
 
     def unpack(self, tree: Any, depth: int = 0) -> Any:
         """The value of ``tree``. Raises WireError for anything malformed."""
@@ -220,14 +301,14 @@ class Unpacker:
             raise WireError("integer too long")
         return int(digits)
 
-    def _data(self, payload: Any, size: int) -> memoryview:
+    def _data(self, payload: Any, size: int) -> bytearray | mmap.mmap:
         self._bytes += size
         if size < 0 or self._bytes > MAX_TENSOR_BYTES:
             raise WireError("tensor too large")
         if type(payload) is bytes:
             if len(payload) != size:
                 raise WireError("tensor bytes do not match its shape")
-            return memoryview(bytearray(payload))
+            return bytearray(payload)
         if type(payload) is not int or not 0 <= payload < len(self._fds):
             raise WireError("tensor payload missing")
         fd = self._fds[payload]
@@ -237,7 +318,7 @@ class Unpacker:
             or size == 0
         ):
             raise WireError("tensor payload is not a sealed memory file of the right size")
-        return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY))
+        return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
 
     @staticmethod
     def _shape(shape: Any) -> tuple[int, ...]:
@@ -265,7 +346,8 @@ class Unpacker:
         tensor.wire_subclass = subclass if type(subclass) is str else "?"  # type: ignore[attr-defined]
         if self._device != "cpu":
             tensor = tensor.to(self._device)
-        self.tensors.append((tensor, data))
+        sent = payload if type(payload) is bytes else self._fds[payload]
+        self.tensors.append(Arrived(tensor, data, sent))
         return tensor
 
     def _array(self, tree: Any, depth: int) -> np.ndarray:

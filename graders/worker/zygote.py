@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import select
@@ -26,37 +27,15 @@ from typing import Any
 import msgspec
 
 from graders.wire.channel import Channel, ChannelClosed
-from graders.worker.limits import Limits, apply_rlimits, descendants, kill_all, reap, resident_bytes
+from graders.worker.limits import apply_rlimits, descendants, kill_all, reap, resident_bytes
 
 # Imported before any fork: inside the sandbox the grader's own files are not there.
 from graders.worker.servant import Servant
+from graders.worker.spawn import Ended, Spawn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 0.05
-
-
-class Spawn(msgspec.Struct):
-    """Ask for one worker. Paths are absolute; ``stage`` holds the labs package it may import."""
-
-    package: str
-    stage: str
-    scratch: str
-    given: str
-    shown_as: str
-    level: str
-    device: str
-    threads: int
-    limits: Limits
-    read_only: list[str] = []
-
-
-class Ended(msgspec.Struct):
-    """How a worker ended: exit code, or minus the signal; ``reason`` names a limit it ran into."""
-
-    code: int
-    reason: str = ""
-    peak_bytes: int = 0
 
 
 def main(control_fd: int, preload: list[str]) -> None:
@@ -64,9 +43,12 @@ def main(control_fd: int, preload: list[str]) -> None:
     control = socket.socket(fileno=control_fd)
     channel = Channel(control)
     _die_with_parent()
+    gc.disable()
     for name in preload:
         with contextlib.suppress(ImportError):  # the lab's own import will tell the student better
             importlib.import_module(name)
+    gc.freeze()  # a collection in a worker then leaves the libraries' pages shared
+    gc.enable()
     channel.send(b"ready")
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     supervisors: set[int] = set()
