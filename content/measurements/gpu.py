@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ VARIANTS = {
     "graph + compile": {"graph": True, "compiled": True},
 }
 BATCHES = (1, 32)
-GRADE_TIMEOUT_S = 240
+GRADE_TIMEOUT_S = 300
 TINY = fast.Workload(
     vocab_size=97, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16,
     intermediate_size=96, prompt=5, steps=6, calls=2, reference_calls=1, calibration_rows=64,
@@ -151,9 +152,11 @@ def attempt(into: dict[str, Any], name: str, make: Any) -> None:
     print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
 
 
-def decoders(work: fast.Workload, device: str) -> dict[str, Any]:
-    """Every variant at every batch size, and what it is compared with."""
-    found: dict[str, Any] = {"workload": {k: str(v) for k, v in vars(work).items()}}
+def decoders(
+    found: dict[str, Any], work: fast.Workload, device: str, save: Callable[[], None]
+) -> None:
+    """Every variant at every batch size, and what it is compared with, into ``found``."""
+    found["workload"] = {k: str(v) for k, v in vars(work).items()}
     attempt(found, "copy_bandwidth", lambda: gpu.copy_bandwidth(device))
     attempt(found, "matmul_rate", lambda: gpu.matmul_rate(device))
     with tempfile.TemporaryDirectory() as name:
@@ -167,11 +170,13 @@ def decoders(work: fast.Workload, device: str) -> dict[str, Any]:
         made: dict[str, Any] = {}
         attempt(made, "reference", prepare)
         if isinstance(made["reference"], dict):
-            return found | made
+            found |= made
+            return
         reference, rounding = made["reference"]
         found["rounding"] = vars(rounding) | {"tolerance": rounding.tolerance}
         for batch in BATCHES:
             at: dict[str, Any] = {}
+            found[f"batch {batch}"] = at
             for name, switches in VARIANTS.items():
                 attempt(
                     at,
@@ -185,8 +190,7 @@ def decoders(work: fast.Workload, device: str) -> dict[str, Any]:
                 "transformers generate",
                 lambda batch=batch: library(work, batch, reference, device),
             )
-            found[f"batch {batch}"] = at
-    return found
+            save()
 
 
 def table(found: dict[str, Any], graded: dict[str, dict[str, Any]]) -> list[str]:
@@ -246,11 +250,15 @@ def main() -> int:
         path.unlink(missing_ok=True)
         attempt(graded, lab, lambda lab=lab, path=path: grade(lab, device, path))
     found: dict[str, Any] = {"facts": facts, "versions": versions, "gpus_visible": gpus}
-    # The facts first and the table after every part: a run cut short leaves what it had.
     path = given.out / f"fast_decode-{name}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    found |= decoders(work, device) | {"graded": graded}
-    path.write_text(json.dumps(found, indent=1) + "\n")
+
+    def save() -> None:
+        # After every part: a run cut short leaves what it had.
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+    found["graded"] = graded
+    decoders(found, work, device, save)
+    save()
     print("\n".join(table(found, graded)))
     return 1 if '"error"' in path.read_text() else 0
 

@@ -91,6 +91,9 @@ class Workload:
         return self.weight_bytes() + self.decode_bytes(batch)
 
 
+WORKLOAD = Workload()  # what is graded
+
+
 def write_checkpoint(work: Workload, folder: Path, seed: int, device: str) -> None:
     """Random weights in the layout of Hugging Face, readable by the submission.
 

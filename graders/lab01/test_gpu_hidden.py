@@ -15,7 +15,6 @@ from graders.oracle.gpu import Measurement
 from graders.oracle.proxy import BadAnswer, Student, StudentError
 from graders.oracle.workers import WorkerLost
 
-WORK = fast.Workload()
 # What a submission can do wrong. Anything else is the grader's own fault, and is not remembered.
 FAULTS = (CheckFailed, BadAnswer, StudentError, WorkerLost)
 
@@ -59,12 +58,12 @@ def right(student, check, given_dir, device, rng_seed, run_cache):
 @pytest.fixture
 def speed(student, device, inferlab_run, run_cache, right) -> Callable[[int], Measurement]:
     """The measurement at a batch size; made once a run, and only of a decoder that is right."""
-    folder = inferlab_run.stage.given / "fast_decode"
+    work, folder = fast.WORKLOAD, inferlab_run.stage.given / "fast_decode"
 
     def prepare() -> tuple[Any, fast.Rounding]:
-        fast.write_checkpoint(WORK, folder, inferlab_run.seed, device)
-        reference = fast.load_reference(WORK, folder, device)
-        return reference, fast.calibrate(WORK, reference, device, inferlab_run.seed)
+        fast.write_checkpoint(work, folder, inferlab_run.seed, device)
+        reference = fast.load_reference(work, folder, device)
+        return reference, fast.calibrate(work, reference, device, inferlab_run.seed)
 
     def at(batch: int) -> Measurement:
         right()
@@ -72,7 +71,7 @@ def speed(student, device, inferlab_run, run_cache, right) -> Callable[[int], Me
         return once(
             run_cache,
             f"fast_decode batch {batch}",
-            lambda: fast.measure(student, WORK, batch, folder, reference, rounding, device),
+            lambda: fast.measure(student, work, batch, folder, reference, rounding, device),
         )
 
     return at

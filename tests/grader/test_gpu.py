@@ -194,6 +194,36 @@ def test_rounding_is_forgiven_and_nothing_else(
         fast.check_tokens(WORK, model, exact, prompts, tokens, "cpu")
 
 
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lab's own GPU tier, run where there is no GPU, with a tiny model."""
+    monkeypatch.setattr("graders.oracle.grade._gpu_device", lambda _: "cpu")
+    monkeypatch.setattr(fast, "WORKLOAD", WORK)
+
+
+def test_the_tier_through_the_grader(grader: Grader, on_cpu: None) -> None:
+    grader.options.only_task = "fast_decode"
+    (result,) = (record := grader.run("solution")).tasks
+    tests = {test.id: test for test in result.tests}
+    assert tests["hidden::test_fast_decode_tokens"].outcome == "passed"
+    for name in ("one[0.2]", "batch[0.15]"):  # a CPU's share of its copy bandwidth, by this model
+        test = tests[f"hidden::test_fast_decode_{name}"]
+        assert (test.outcome, test.message.split(": ")[1]) == ("failed", "slower than asked for")
+    assert [line.split(":")[0] for _, line in measured(record)] == ["batch 1", "batch 32"]
+    assert set(record.measurements) == {"fast_decode batch 1", "fast_decode batch 32"}
+    assert len(record.measurements["fast_decode batch 32"]["samples_s"]) == WORK.calls  # type: ignore[arg-type]
+
+
+def test_stubs_earn_nothing_on_a_gpu_and_cost_no_time(
+    grader: Grader, on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast, "write_checkpoint", None)  # calling it would be an error of its own
+    grader.options.only_task = "fast_decode"
+    (result,) = grader.run("labs").tasks
+    assert result.earned == 0 and len(result.tests) == 8
+    assert {test.message for test in result.tests} == {"not written yet"}
+
+
 def test_counted_bytes_of_the_real_workload() -> None:
     work = fast.Workload()
     assert work.weight_bytes() == 2 * 1_235_814_400  # Llama-3.2-1B's own count of parameters
