@@ -99,9 +99,8 @@ class FastDecoder:
             except torch._dynamo.exc.TorchDynamoException as error:
                 if self._run_layer is self._layer:
                     raise
-                warnings.warn(
-                    f"torch.compile does not work here, going on without it: {error}", stacklevel=2
-                )
+                cause = str(error).partition("\n")[0]
+                warnings.warn(f"going on without torch.compile: {cause}", stacklevel=2)
                 self._run_layer, self._run_head = self._layer, self._head
                 self.position.zero_()
                 self._step()
