@@ -1,6 +1,7 @@
 """The pytest plugin: fixtures and the mark ``task``.
 
-The fixtures are ``student``, ``check``, ``device``, ``given_dir`` and ``rng_seed``.
+The fixtures are ``student``, ``check``, ``device``, ``given_dir``, ``rng_seed``, ``note`` and
+``run_cache``.
 Used in two ways: by ``python -m graders``, which hands over a ``Run``, and by a plain
 ``pytest labs/lab01_token_generation``, where the run is made from the command line's options.
 """
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,16 @@ from graders.oracle.stage import Stage
 from graders.oracle.workers import Worker, WorkerLost
 
 RUN = pytest.StashKey["Run"]()
+NOTES = pytest.StashKey["Notes"]()
 DEFAULT_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Notes:
+    """What a test measured: lines for the reader, and figures by the measurement's name."""
+
+    lines: list[str] = field(default_factory=list)
+    figures: dict[str, dict[str, record.Figure]] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,6 +52,8 @@ class Outcome:
     traceback: str = ""
     stdout: str = ""
     duration_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    measurements: dict[str, dict[str, record.Figure]] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,6 +77,8 @@ class Run:
         default_factory=list
     )  # id, task, weight, visibility
     collection_errors: list[str] = field(default_factory=list)
+    # What several tests of a run share: a model on the device, a measurement. Ends with the run.
+    cache: dict[str, Any] = field(default_factory=dict)
     _worker: Worker | None = None
     _worker_task: str = ""
     _failed_tasks: set[str] = field(default_factory=set)
@@ -168,10 +183,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Kill the last worker."""
+    """Kill the last worker, and let go of what the tests shared."""
     run = _run_of(session.config)
     if run is not None:
         run.close_worker()
+        run.cache.clear()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -246,6 +262,31 @@ def rng_seed(request: pytest.FixtureRequest, inferlab_run: Run) -> int:
     return (zlib.crc32(test_id(request.node).encode()) ^ inferlab_run.seed) & 0x7FFFFFFF
 
 
+@pytest.fixture
+def run_cache(inferlab_run: Run) -> dict[str, Any]:
+    """What tests of one run share, by name. For the oracle's own things: it outlives workers."""
+    return inferlab_run.cache
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """``note(text, name=..., **figures)``: say what was measured, also when the test passes.
+
+    ``text`` is one line for the report; ``figures`` go to the record's measurements under ``name``
+    (the task's id when left out). Both must be the oracle's own words and numbers, and free of
+    hidden inputs: the author of a submission gets to read them.
+    """
+    notes = request.node.stash.setdefault(NOTES, Notes())
+    task = _task(request.node) or "-"
+
+    def add(text: str, name: str = "", **figures: record.Figure) -> None:
+        notes.lines.append(text)
+        if figures:
+            notes.figures.setdefault(name or task, {}).update(figures)
+
+    return add
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Turn what happened into an outcome."""
@@ -256,6 +297,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome = Outcome(
         test_id(item), task, visibility(item), invariant=_invariant(item), duration_s=call.duration
     )
+    notes = item.stash.get(NOTES, Notes())
+    outcome.notes, outcome.measurements = notes.lines, notes.figures
     worker = run._worker
     if worker is not None:
         outcome.stdout = worker.output.take()

@@ -17,6 +17,8 @@ Visibility = Literal["public", "hidden"]
 Outcome = Literal["passed", "failed", "error", "missing", "not_attempted"]
 Tier = Literal["cpu", "gpu"]
 # "to_grade": every public test passed, and the hidden ones were not here to run.
+# One figure of a measurement: a number, raw samples, or a name such as the device's.
+Figure = float | int | str | list[float]
 Status = Literal["passed", "partial", "failed", "to_grade", "not_attempted"]
 
 
@@ -26,7 +28,7 @@ class RecordError(ValueError):
 
 class TestResult(msgspec.Struct, forbid_unknown_fields=True):
     """One test. `given`, `expected` and `got` are text, ready to show; `invariant` is the test's
-    docstring.
+    docstring; `notes` are lines on what the oracle measured.
     """
 
     __test__ = False  # the name starts with "Test", and pytest would try to collect it
@@ -44,6 +46,7 @@ class TestResult(msgspec.Struct, forbid_unknown_fields=True):
     traceback: str = ""
     stdout: str = ""
     duration_s: float = 0.0
+    notes: list[str] = []
 
 
 class TaskResult(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,7 +64,9 @@ class TaskResult(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One submission graded once. `started` is ISO 8601; `plots` are (title, inline SVG)."""
+    """One submission graded once. `started` is ISO 8601; `plots` are (title, inline SVG);
+    `measurements` are figures by the measurement's name.
+    """
 
     schema: int = SCHEMA
     lab: str
@@ -76,6 +81,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     hidden_present: bool
     tasks: list[TaskResult]
     plots: list[tuple[str, str]] = []
+    measurements: dict[str, dict[str, Figure]] = {}
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -108,6 +114,15 @@ def totals(record: Record, tier: Tier) -> Totals:
         if task.status != "not_attempted"
     )
     return Totals(earned, max(0.0, lost), pending, absent, points)
+
+
+ADVISORY = "Timings are advisory: the submission's code shares the device with the measurement."
+
+
+def measured(record: Record) -> list[tuple[str, str]]:
+    """(task id, line) for everything the tests noted, each line once, in the order of the tests."""
+    lines = [(task.id, line) for task in record.tasks for test in task.tests for line in test.notes]
+    return list(dict.fromkeys(lines))
 
 
 def everything_earned(record: Record) -> bool:
@@ -164,6 +179,11 @@ def validate(record: Record) -> Record:
                 raise RecordError(f"test {test.id!r} of task {test.task!r} lies in {where}")
             _number(f"test {test.id!r}: weight", test.weight, 0)
             _number(f"test {test.id!r}: duration_s", test.duration_s, 0)
+    for name, figures in record.measurements.items():
+        for key, value in figures.items():
+            for number in value if isinstance(value, list) else [value]:
+                if not isinstance(number, str):
+                    _number(f"measurement {name!r}: {key}", number, -math.inf)
     return record
 
 
@@ -176,7 +196,9 @@ def to_json(record: Record) -> bytes:
 def for_feedback(record: Record) -> Record:
     """The record as the submission's author may see it after hidden tests ran.
 
-    A hidden test keeps its invariant and outcome, nothing else: its id may spell inputs too.
+    A hidden test keeps its invariant, outcome and notes, nothing else: its id may spell inputs too.
+    Notes are the oracle's words, with rounded figures; raw samples stay here, because a submission
+    could spell something in them.
     Where hidden tests ran, whatever the submission wrote (output, exceptions, results, plots) is
     left out of public tests as well, because code that has seen hidden inputs can repeat them
     there. The author sees all of that by running the public tests. What the instructor wrote
@@ -194,6 +216,7 @@ def for_feedback(record: Record) -> Record:
                 weight=test.weight,
                 outcome=test.outcome,
                 invariant=test.invariant,
+                notes=test.notes,
             )
         return msgspec.structs.replace(
             test, message="", got="", traceback="", stdout="", duration_s=0.0
@@ -205,7 +228,7 @@ def for_feedback(record: Record) -> Record:
         )
         for task in record.tasks
     ]
-    return msgspec.structs.replace(record, tasks=tasks, plots=[], duration_s=0.0)
+    return msgspec.structs.replace(record, tasks=tasks, plots=[], measurements={}, duration_s=0.0)
 
 
 class _Version(msgspec.Struct):

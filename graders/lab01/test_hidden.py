@@ -9,34 +9,12 @@ import pytest
 import torch
 
 from graders.lab01 import reference
+from graders.lab01.checkpoints import greedy, write_llama
 
 
 def randn(seed: int, *shape: int) -> torch.Tensor:
     """Normal numbers from a seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def write_llama(path, seed: int = 0, **changes):
-    """A tiny random Llama of transformers in fp32, saved under path."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    settings = {
-        "vocab_size": 61, "hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
-        "max_position_embeddings": 128, "initializer_range": 0.3, "rms_norm_eps": 1e-3,
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
-    with torch.no_grad():  # gains of 1 and biases of 0 would hide a model that forgets them
-        for name, value in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                value.add_(torch.randn_like(value) * 0.3)
-    model.save_pretrained(path)
-    for root, _, files in os.walk(path):
-        for file in files:
-            os.chmod(os.path.join(root, file), 0o644)
-    return model
 
 
 @pytest.mark.task("rms_norm")
@@ -255,15 +233,6 @@ def test_sample(student, check):
 PROMPTS = [[5, 3, 8, 1, 9, 2], [7], [4, 4, 60], [11, 0]]
 
 
-def greedy(oracle, prompt: list[int], steps: int) -> list[int]:
-    """Greedy tokens of transformers, without a cache."""
-    tokens = list(prompt)
-    for _ in range(steps):
-        with torch.no_grad():
-            tokens.append(int(oracle(torch.tensor([tokens])).logits[0, -1].argmax()))
-    return tokens[len(prompt) :]
-
-
 @pytest.mark.task("generate", weight=2)
 @pytest.mark.parametrize("count", [1, 4])
 def test_generate_greedy(student, check, given_dir, rng_seed, count):
@@ -398,16 +367,3 @@ def test_stops_refuse_and_swallow(student, check):
     matcher = student.stopping.StopStringMatcher(["a"])
     matcher.push("xa")
     check.equal(list(matcher.push("yz")), ["", True], given={"stops": ["a"]})
-
-
-@pytest.mark.task("fast_decode")
-def test_fast_decode_tokens(student, check, given_dir, device, rng_seed):
-    """The fast path makes the tokens of the plain one, at every step."""
-    oracle = write_llama(given_dir, rng_seed % 1000, head_dim=16)
-    model = student.model.load_model(str(given_dir), torch.float32, device)
-    decoder = student.fast_decode.FastDecoder(model, 2, 32)
-    prompts = torch.tensor([[5, 3, 8], [7, 1, 2]])
-    first = decoder.prefill(prompts).cpu()
-    rest = torch.cat([decoder.decode(4).cpu(), decoder.decode(3).cpu()], 1)
-    expected = torch.tensor([greedy(oracle, row, 8) for row in prompts.tolist()])
-    check.equal(torch.cat((first[:, None], rest), 1), expected, given={"prompts": prompts})

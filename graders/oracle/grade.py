@@ -19,7 +19,7 @@ from graders.oracle.proxy import Connection, Student
 from graders.oracle.stage import Stage, make_stage
 from graders.oracle.workers import ForkServer, InlineWorker, Worker, spawn_request
 from graders.plugin import RUN, Outcome, Run
-from graders.record import Record, TestResult
+from graders.record import Figure, Record, TestResult
 from graders.scoring import Expected, load_expected, score
 from graders.worker.limits import Limits
 
@@ -164,7 +164,7 @@ class Grader:
         public.write_bytes(source)
         paths = [str(public)]
         if self.hidden_present:
-            paths.append(str(self.hidden_dir / "test_hidden.py"))
+            paths += map(str, sorted(self.hidden_dir.glob("test_*.py")))
         (stage.root / "pytest.ini").write_text("[pytest]\n")
         arguments = [
             "-c", str(stage.root / "pytest.ini"), "--rootdir", str(stage.root), "--noconftest",
@@ -216,6 +216,7 @@ class Grader:
                 id=o.id, task=o.task, visibility=o.visibility, outcome=o.outcome,
                 invariant=o.invariant, message=o.message, given=o.given, expected=o.expected,
                 got=o.got, traceback=o.traceback, stdout=o.stdout, duration_s=o.duration_s,
+                notes=o.notes,
             )
             for o in run.outcomes
         ]  # fmt: skip
@@ -227,6 +228,10 @@ class Grader:
             gpu=run.gpu_device is not None,
             tasks=[self.options.only_task] if self.options.only_task else None,
         )
+        measurements: dict[str, dict[str, Figure]] = {}
+        for outcome in run.outcomes:
+            for name, figures in outcome.measurements.items():
+                measurements.setdefault(name, {}).update(figures)
         versions = {"python": platform.python_version()}
         for name in ("torch", "transformers", "pytest"):
             try:
@@ -240,6 +245,7 @@ class Grader:
             device=run.gpu_device or run.cpu_device, versions=versions,
             started=started_at.isoformat(timespec="seconds"), duration_s=time.time() - started,
             hidden_present=self.hidden_present, tasks=tasks, plots=plots,
+            measurements=measurements,
         )  # fmt: skip
 
     def _plots(self, run: Run) -> list[tuple[str, str]]:

@@ -12,11 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from graders.record import (
+    ADVISORY,
     Record,
     TaskResult,
     TestResult,
     for_feedback,
     format_points,
+    measured,
     to_grade,
     totals,
 )
@@ -193,6 +195,8 @@ def render_html(record: Record, audience: Audience = "student") -> str:
         head_tier="CPU tier" if cpu.points else "GPU tier",
         head_pending=format_points(head.to_grade) if head.to_grade else "",
         plots=plots,
+        measured=measured(record),
+        advisory=ADVISORY,
         value=shorten_chars,
         block=shorten_lines,
     )

@@ -18,11 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from graders.record import (
+    ADVISORY,
     Record,
     TaskResult,
     TestResult,
     everything_earned,
     format_points,
+    measured,
     to_grade,
     totals,
 )
@@ -154,6 +156,22 @@ def total_lines(record: Record) -> list[str]:
     return lines
 
 
+def _measured(record: Record) -> Iterable[RenderableType]:
+    """What the tests measured, whether they passed or not."""
+    lines = measured(record)
+    if not lines:
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for task, line in lines:
+        table.add_row(Text("measured", style="dim"), Text(task), Text(shorten_chars(line)))
+    yield table
+    yield Text(ADVISORY, style="dim")
+    yield Text()
+
+
 def _failure(record: Record, task: TaskResult) -> Iterable[RenderableType]:
     test = first_failure(task)
     if test is None:
@@ -202,6 +220,7 @@ def render(record: Record) -> RenderableType:
         Text(),
         _table(record),
         Text(),
+        *_measured(record),
         *(Text(line, style="bold") for line in total_lines(record)),
     ]
     if not everything_earned(record):

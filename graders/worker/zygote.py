@@ -172,9 +172,14 @@ def _watch(request: Spawn, main_pid: int, control: socket.socket) -> Ended:
 def _serve(request: Spawn, channel_fd: int) -> None:
     """In the worker: answer requests until the oracle hangs up."""
     os.chdir(request.scratch)
+    temporary = request.scratch if request.level != "sandbox" else "/tmp"
     os.environ.update(
         HOME=request.scratch,
-        TMPDIR=request.scratch if request.level != "sandbox" else "/tmp",
+        TMPDIR=temporary,
+        # torch.compile: its files go where this worker may write, its compiler runs in the worker.
+        TORCHINDUCTOR_CACHE_DIR=f"{temporary}/inductor",
+        TRITON_CACHE_DIR=f"{temporary}/triton",
+        TORCHINDUCTOR_COMPILE_THREADS="1",
         HF_HUB_OFFLINE="1",
         TOKENIZERS_PARALLELISM="false",
         OMP_NUM_THREADS=str(request.threads),

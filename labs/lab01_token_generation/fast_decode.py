@@ -1,9 +1,15 @@
-"""Greedy decode at the speed of memory: static buffers, fused projections, one CUDA graph.
+"""Greedy decode at the speed of memory: static buffers, fused kernels, one CUDA graph.
 
-Axes: B batch, T tokens, S cache slots, H query heads, K key-value heads, D head_dim.
+Axes: B batch, T tokens, S cache slots, C hidden size, K key-value heads, G query heads per
+key-value head, D head_dim, V vocabulary.
 """
 
 from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +24,54 @@ class FastDecoder:
     Nothing is copied to the host between two tokens.
     """
 
-    def __init__(self, model: Llama, batch: int, max_len: int) -> None:
-        """Allocate every buffer for ``batch`` sequences of up to ``max_len`` tokens."""
+    def __init__(
+        self,
+        model: Llama,
+        batch: int,
+        max_len: int,
+        *,
+        graph: bool = True,
+        compiled: bool = True,
+    ) -> None:
+        """Allocate every buffer for ``batch`` sequences of up to ``max_len`` tokens.
+
+        ``graph`` and ``compiled`` are there to measure what each is worth: False leaves the CUDA
+        graph or the compiler out. The grader leaves both at their defaults. Neither is used where
+        the weights are not on a CUDA device.
+        """
         raise NotImplementedError("FastDecoder.__init__: your code here")
+
+    @torch.inference_mode()
+    def _prepare(self, graph: bool, compiled: bool) -> None:
+        """Compile, warm up and capture a step, so that no decode pays for it. CUDA only."""
+        raise NotImplementedError("FastDecoder._prepare: your code here")
+
+    @staticmethod
+    def _can_compile() -> bool:
+        """Whether what torch.compile needs for CUDA is here: Triton, and a C compiler."""
+        raise NotImplementedError("FastDecoder._can_compile: your code here")
+
+    @staticmethod
+    def _layer(
+        h_BC: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor,
+        position: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        w: dict[str, torch.Tensor],
+        eps: float,
+    ) -> torch.Tensor:
+        """One layer for one token of every sequence; writes the token's key and value."""
+        raise NotImplementedError("FastDecoder._layer: your code here")
+
+    @staticmethod
+    def _head(
+        h_BC: torch.Tensor, norm: torch.Tensor, head_VC: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """The greedy next token of every sequence, ``[B]``."""
+        raise NotImplementedError("FastDecoder._head: your code here")
 
     def _step(self) -> None:
         """One token for every sequence; reads and writes the static buffers only."""

@@ -1,0 +1,267 @@
+"""Measure the labs' GPU tiers on this machine and keep the raw figures.
+
+    python3 content/measurements/gpu.py --out DIR [--labs lab01,lab02] [--quick]
+
+Writes ``DIR/<lab>-<gpu>.json`` (the record of the solution, graded) for each lab, and
+``DIR/fast_decode-<gpu>.json``: lab 01's decoder in its variants, in this process, beside copy
+bandwidth and transformers' generate, all samples kept. A part that fails is written down as its
+error, and the others go on. Needs the packages of lab 01; without a GPU it says so and ends with 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402 - after the path
+
+from graders.lab01 import fast  # noqa: E402
+from graders.oracle import gpu  # noqa: E402
+
+VARIANTS = {
+    "eager": {"graph": False, "compiled": False},
+    "graph": {"graph": True, "compiled": False},
+    "graph + compile": {"graph": True, "compiled": True},
+}
+BATCHES = (1, 32)
+GRADE_TIMEOUT_S = 300
+TINY = fast.Workload(
+    vocab_size=97, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16,
+    intermediate_size=96, prompt=5, steps=6, calls=2, reference_calls=1, calibration_rows=64,
+)  # fmt: skip
+
+
+def grade(lab: str, device: str, path: Path) -> dict[str, Any]:
+    """Grade the lab's solution in a process of its own; what the table says of it."""
+    # With "auto" the CPU tier stays on the CPU, and the GPU tier runs where there is a GPU.
+    choice = "cpu" if device == "cpu" else "auto"
+    command = [
+        sys.executable, "-m", "graders", "grade", lab, "--target", "solution", "--device", choice,
+        "--json", str(path),
+    ]  # fmt: skip
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=GRADE_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"grading took more than {GRADE_TIMEOUT_S} s"}
+    seconds = time.perf_counter() - started
+    if not path.exists():
+        return {"error": done.stderr[-2000:] or f"exit status {done.returncode}"}
+    record = json.loads(path.read_text())
+    lines = []
+    for task in record["tasks"]:
+        if task["tier"] == "gpu" or task["earned"] < task["points"]:
+            lines.append(f"{task['id']}: {task['earned']:g} of {task['points']:g}")
+        for test in task["tests"]:
+            lines += [note for note in test.get("notes", []) if note not in lines]
+            if test["outcome"] not in ("passed", "not_attempted"):
+                message, got = test["message"], test["got"]
+                lines.append(f"  {test['id']} {test['outcome']}: {message} (got {got})"[:500])
+    return {"seconds": seconds, "exit_status": done.returncode, "lines": lines}
+
+
+def variant(
+    work: fast.Workload,
+    batch: int,
+    switches: dict[str, bool],
+    folder: Path,
+    reference: Any,
+    rounding: fast.Rounding,
+    device: str,
+) -> dict[str, Any]:
+    """Raw samples of one variant of the solution's decoder, every output checked."""
+    from solutions.lab01_token_generation.fast_decode import FastDecoder
+    from solutions.lab01_token_generation.model import load_model
+
+    generator = torch.Generator().manual_seed(batch)
+    started = time.perf_counter()
+    decoder = FastDecoder(load_model(folder, work.dtype, device), batch, work.max_len, **switches)
+    gpu.synchronize(device)
+    found: dict[str, Any] = {"setup_s": time.perf_counter() - started}
+    prefill_s, decode_s = [], []
+    for _ in range(work.calls + 1):
+        prompts = torch.randint(work.vocab_size, (batch, work.prompt), generator=generator)
+        given = prompts.to(device)
+        seconds, first = gpu.timed(lambda given=given: decoder.prefill(given).cpu(), device)
+        prefill_s.append(seconds)
+        seconds, rest = gpu.timed(lambda: decoder.decode(work.steps).cpu(), device)
+        decode_s.append(seconds)
+        tokens = torch.cat((first[:, None], rest), dim=1)
+        fast.check_tokens(work, reference, rounding, prompts, tokens, device)
+    copy = gpu.copy_bandwidth(device)
+    median = statistics.median(decode_s[1:])
+    both = statistics.median(a + b for a, b in zip(prefill_s[1:], decode_s[1:], strict=True))
+    return found | {
+        "compiled": decoder._run_layer is not decoder._layer,
+        "prefill_samples_s": prefill_s[1:],
+        "decode_samples_s": decode_s[1:],
+        "step_s": median / work.steps,
+        "tokens_per_s": batch * work.steps / median,
+        "decode_fraction": work.decode_bytes(batch) / median / copy,
+        "fraction": work.bytes_moved(batch) / both / copy,
+    }
+
+
+def library(work: fast.Workload, batch: int, reference: Any, device: str) -> dict[str, Any]:
+    """Raw samples of transformers' generate on the same model."""
+    generator = torch.Generator().manual_seed(batch)
+    samples = []
+    for _ in range(work.reference_calls + 1):
+        prompts = torch.randint(work.vocab_size, (batch, work.prompt), generator=generator)
+        samples.append(fast.generate_seconds(work, reference, prompts, device))
+    median = statistics.median(samples[1:])
+    return {
+        "samples_s": samples[1:],
+        "tokens_per_s": batch * (work.steps + 1) / median,
+        "fraction": work.bytes_moved(batch) / median / gpu.copy_bandwidth(device),
+    }
+
+
+def attempt(into: dict[str, Any], name: str, make: Any) -> None:
+    """Keep what ``make`` returns under ``name``, or the error it ends with."""
+    print(f"{name} ...", flush=True)
+    started = time.perf_counter()
+    try:
+        into[name] = make()
+    except Exception as error:
+        detail = {k: str(getattr(error, k, "")) for k in ("expected", "got")}
+        into[name] = {
+            "error": f"{type(error).__name__}: {error}"[:2000],
+            "traceback": traceback.format_exc()[-6000:],
+        } | {k: v for k, v in detail.items() if v}
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def decoders(
+    found: dict[str, Any], work: fast.Workload, device: str, save: Callable[[], None]
+) -> None:
+    """Every variant at every batch size, and what it is compared with, into ``found``."""
+    found["workload"] = {k: str(v) for k, v in vars(work).items()}
+    attempt(found, "copy_bandwidth", lambda: gpu.copy_bandwidth(device))
+    attempt(found, "matmul_rate", lambda: gpu.matmul_rate(device))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+
+        def prepare() -> tuple[Any, fast.Rounding]:
+            fast.write_checkpoint(work, folder, 0, device)
+            reference = fast.load_reference(work, folder, device)
+            return reference, fast.calibrate(work, reference, device, 0)
+
+        made: dict[str, Any] = {}
+        attempt(made, "reference", prepare)
+        if isinstance(made["reference"], dict):
+            found |= made
+            return
+        reference, rounding = made["reference"]
+        found["rounding"] = vars(rounding) | {"tolerance": rounding.tolerance}
+        for batch in BATCHES:
+            at: dict[str, Any] = {}
+            found[f"batch {batch}"] = at
+            for name, switches in VARIANTS.items():
+                attempt(
+                    at,
+                    name,
+                    lambda batch=batch, switches=switches: variant(
+                        work, batch, switches, folder, reference, rounding, device
+                    ),
+                )
+            attempt(
+                at,
+                "transformers generate",
+                lambda batch=batch: library(work, batch, reference, device),
+            )
+            save()
+
+
+def table(found: dict[str, Any], graded: dict[str, dict[str, Any]]) -> list[str]:
+    """What came out, in lines short enough to read."""
+    copy = found.get("copy_bandwidth")
+    lines = [f"copy bandwidth {copy / 1e12:.3f} TB/s" if isinstance(copy, float) else str(copy)]
+    for batch in BATCHES:
+        at = found.get(f"batch {batch}", {})
+        base = at.get("transformers generate", {}).get("tokens_per_s")
+        for name, row in at.items():
+            if "error" in row:
+                lines.append(f"batch {batch:<3} {name:<22} {row['error'][:160]}")
+                continue
+            alone = f"{row['decode_fraction']:.3f}" if "decode_fraction" in row else "-"
+            ratio = f"{row['tokens_per_s'] / base:.2f}x" if base else "-"
+            lines.append(
+                f"batch {batch:<3} {name:<22} {row['tokens_per_s']:>9.0f} tokens/s  "
+                f"fraction {row['fraction']:.3f}  decode alone {alone}  of generate {ratio}"
+            )
+    for lab, row in graded.items():
+        said = row["error"][:500] if "error" in row else f"{row['seconds']:.0f} s"
+        lines.append(f"{lab}: {said}")
+        lines += [f"  {line}" for line in row.get("lines", [])]
+    return lines
+
+
+def main() -> int:
+    """Run all parts; the exit status is 1 if one failed, 3 if there is no GPU."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    options.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    options.add_argument("--labs", default="lab01,lab02", help="labs to grade, with commas between")
+    options.add_argument("--quick", action="store_true", help="fewer calls; no lab is graded")
+    options.add_argument(
+        "--cpu", action="store_true", help="try the script itself: a tiny model on the CPU"
+    )
+    given = options.parse_args()
+    if not given.cpu and not torch.cuda.is_available():
+        print("No CUDA device: torch sees none, so there is nothing to measure here.")
+        return 3
+    device = "cpu" if given.cpu else "cuda"
+    work = TINY if given.cpu else fast.Workload(**({"calls": 3} if given.quick else {}))
+    given.out.mkdir(parents=True, exist_ok=True)
+    facts = gpu.device_facts(device)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", str(facts["device"])).strip("-").lower()
+    versions = {"python": sys.version.split()[0]}
+    for package in ("torch", "triton", "transformers", "safetensors"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    print(f"{facts['device']} ({gpus} visible, the first is used), {versions}", flush=True)
+
+    graded: dict[str, dict[str, Any]] = {}
+    for lab in [] if given.quick else [lab for lab in given.labs.split(",") if lab]:
+        path = given.out / f"{lab}-{name}.json"
+        path.unlink(missing_ok=True)
+        attempt(graded, lab, lambda lab=lab, path=path: grade(lab, device, path))
+    found: dict[str, Any] = {"facts": facts, "versions": versions, "gpus_visible": gpus}
+    path = given.out / f"fast_decode-{name}.json"
+
+    def save() -> None:
+        # After every part: a run cut short leaves what it had.
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+    found["graded"] = graded
+    decoders(found, work, device, save)
+    save()
+    print("\n".join(table(found, graded)))
+    return 1 if '"error"' in path.read_text() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
