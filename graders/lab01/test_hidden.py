@@ -568,7 +568,7 @@ def test_generate_draws(student, check, given_dir, rng_seed):
     """Two sampled tokens occur as often as the chain of their distributions says; seeds repeat."""
     oracle = write_llama(given_dir, rng_seed % 1000)
     model = student.model.load_model(str(given_dir))
-    prompt, count, settings = PROMPTS[0], 3000, {"temperature": 1.5, "top_k": 2}
+    prompt, count, settings = PROMPTS[0], 1000, {"temperature": 1.5, "top_k": 2}
 
     def step(tokens: list[int]) -> dict[int, float]:
         with torch.no_grad():
@@ -578,19 +578,19 @@ def test_generate_draws(student, check, given_dir, rng_seed):
     expected = {
         (a, b): p * q for a, p in step(prompt).items() for b, q in step([*prompt, a]).items()
     }
-    runs = [
-        student.generate.generate(
-            model, [prompt] * count, 2, generator=torch.Generator().manual_seed(seed), **settings
-        )
-        for seed in (5, 5, 6)
-    ]
-    check.true(runs[0] == runs[1], "the same seed gave other tokens", given=settings)
-    check.true(runs[0] != runs[2], "another seed gave the same tokens", given=settings)
-    drawn = [tuple(row) for row in runs[0]]
+
+    def run(rows: int, seed: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(seed)
+        return student.generate.generate(model, [prompt] * rows, 2, (), generator, **settings)
+
+    few = [run(40, seed) for seed in (5, 5, 6)]
+    check.true(few[0] == few[1], "the same seed gave other tokens", given=settings)
+    check.true(few[0] != few[2], "another seed gave the same tokens", given=settings)
+    drawn = [tuple(row) for row in run(count, 7)]
     check.true(set(drawn) <= set(expected), "a token outside the top k was drawn", given=settings)
     share = torch.tensor([drawn.count(pair) / count for pair in expected])
-    # Five standard deviations of a share of 3000 draws are at most 0.046.
-    check.close(share, torch.tensor(list(expected.values())), rtol=0, atol=0.046, given=settings)
+    # Five standard deviations of a share of 1000 draws are at most 0.08.
+    check.close(share, torch.tensor(list(expected.values())), rtol=0, atol=0.08, given=settings)
 
 
 @pytest.mark.task("generate")
@@ -641,7 +641,7 @@ def test_detokenize_stream(student, check, name, size):
         check.true(isinstance(new, str), "push returns text", got=str(new))
         got, shown = got + new, shown + piece
         want = certain_text(shown)
-        if shown[-2:-1] == b"\xed" and shown[-1] >= 0xA0 and got != want:
+        if shown[-2:-1] == b"\xed" and 0xA0 <= shown[-1] <= 0xBF and got != want:
             want = certain_text(shown[:-2])  # what Python's own incremental decoder does
         check.equal(got, want, given={"bytes so far": shown.hex(" ")})
     got += stream.flush()
