@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -18,8 +19,8 @@ def randn(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def write_llama(path, seed: int = 0, dtype: torch.dtype = torch.float32, **changes):
-    """A tiny random Llama of transformers, saved under path in dtype."""
+def random_llama(seed: int, **changes):
+    """A tiny random Llama of transformers in fp32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -34,7 +35,13 @@ def write_llama(path, seed: int = 0, dtype: torch.dtype = torch.float32, **chang
         for name, value in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 value.add_(torch.randn_like(value) * 0.3)
-    model.to(dtype).save_pretrained(path)
+    return model
+
+
+def write_llama(path, seed: int = 0, dtype: torch.dtype = torch.float32, **changes):
+    """The same, saved under path in dtype."""
+    model = random_llama(seed, **changes).to(dtype)
+    model.save_pretrained(path)
     for root, _, files in os.walk(path):
         for file in files:
             os.chmod(os.path.join(root, file), 0o644)
@@ -173,6 +180,9 @@ def test_attend_large_scores(student, check):
     v = torch.tensor([[[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]]]).half()
     out = student.attention.attend(q, k, v, torch.tensor([[1]]))
     check.close(out, v[:, :, 1:].contiguous(), given={"q": q, "k": k})
+    # A masked slot stays masked even where the only visible score is as low as that.
+    out = student.attention.attend(q, k, v, torch.tensor([[0]]))
+    check.close(out, v[:, :, :1].contiguous(), given={"q": q, "k": k, "position": 0})
 
 
 @pytest.mark.task("attention")
@@ -492,10 +502,11 @@ def greedy(oracle, prompt: list[int], steps: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def decisive_llama(path, seed: int, steps: int = 6):
-    """A checkpoint and its greedy tokens for PROMPTS, where no choice hangs on rounding."""
-    for attempt in range(100):
-        oracle = write_llama(path, (seed + attempt) % 1000)
+@functools.lru_cache(maxsize=64)
+def decisive(seed: int, steps: int = 6) -> tuple[int, list[list[int]]]:
+    """The next seed whose greedy choices for PROMPTS do not hang on rounding, and these tokens."""
+    for seed in range(seed, seed + 100):
+        oracle = random_llama(seed)
         made = [greedy(oracle, prompt, steps) for prompt in PROMPTS]
         margins = []
         for prompt, new in zip(PROMPTS, made, strict=True):
@@ -504,7 +515,7 @@ def decisive_llama(path, seed: int, steps: int = 6):
             best = logits.topk(2).values
             margins.append(float((best[:, 0] - best[:, 1]).min()))
         if min(margins) > 0.01:
-            return oracle, made
+            return seed, made
     raise RuntimeError("no seed gives a checkpoint without near ties")
 
 
@@ -520,7 +531,8 @@ def test_pad_batch_shapes(student, check):
 @pytest.mark.parametrize("count", [1, 4])
 def test_generate_greedy(student, check, given_dir, rng_seed, count):
     """Greedy tokens of a ragged batch are those transformers makes for each prompt alone."""
-    _, expected = decisive_llama(given_dir, rng_seed)
+    seed, expected = decisive(rng_seed % 1000)
+    write_llama(given_dir, seed)
     model = student.model.load_model(str(given_dir))
     out = student.generate.generate(model, PROMPTS[:count], 6)
     check.equal(out, expected[:count], given={"prompts": PROMPTS[:count]})
@@ -529,7 +541,8 @@ def test_generate_greedy(student, check, given_dir, rng_seed, count):
 @pytest.mark.task("generate", weight=2)
 def test_generate_stops(student, check, given_dir, rng_seed):
     """A sequence ends with its own first stop token or limit; the others go on unchanged."""
-    _, free = decisive_llama(given_dir, rng_seed)
+    seed, free = decisive(rng_seed % 1000)
+    write_llama(given_dir, seed)
     model = student.model.load_model(str(given_dir))
     # The second stop token stands in a prompt: only what is generated counts.
     limits, stops = [6, 0, 5, 1], [free[0][2], PROMPTS[0][0]]
@@ -715,9 +728,9 @@ def test_stops_random(student, check, rng_seed):
     pick = random.Random(rng_seed)
     for _ in range(60):
         stops = [
-            "".join(pick.choices("ab", k=pick.randint(1, 4))) for _ in range(pick.randint(1, 3))
+            "".join(pick.choices("ab ", k=pick.randint(1, 4))) for _ in range(pick.randint(1, 3))
         ]
-        text = "".join(pick.choices("abc" if pick.random() < 0.5 else "aab", k=12))
+        text = "".join(pick.choices("abc " if pick.random() < 0.5 else "aab ", k=12))
         matcher = student.stopping.StopStringMatcher(stops)
         shown, stopped, end = "", False, 0
         while end < len(text):
