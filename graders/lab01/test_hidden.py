@@ -505,8 +505,8 @@ def greedy(oracle, prompt: list[int], steps: int) -> list[int]:
 @functools.lru_cache(maxsize=64)
 def decisive(seed: int, steps: int = 6) -> tuple[int, list[list[int]]]:
     """The next seed whose greedy choices for PROMPTS do not hang on rounding, and these tokens."""
-    for seed in range(seed, seed + 100):
-        oracle = random_llama(seed)
+    for found in range(seed, seed + 100):
+        oracle = random_llama(found)
         made = [greedy(oracle, prompt, steps) for prompt in PROMPTS]
         margins = []
         for prompt, new in zip(PROMPTS, made, strict=True):
@@ -515,7 +515,7 @@ def decisive(seed: int, steps: int = 6) -> tuple[int, list[list[int]]]:
             best = logits.topk(2).values
             margins.append(float((best[:, 0] - best[:, 1]).min()))
         if min(margins) > 0.01:
-            return seed, made
+            return found, made
     raise RuntimeError("no seed gives a checkpoint without near ties")
 
 
