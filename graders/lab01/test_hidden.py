@@ -122,7 +122,7 @@ def test_rope_far(student, check, rng_seed, theta):
     x = randn(rng_seed, 2, 2, 5, 64)
     x = x / x.abs().max()
     cos, sin = student.rope.rope_tables(positions, 64, theta)
-    out = check.tensor(student.rope.apply_rope(x, cos, sin), shape=x.shape, dtype=torch.float32)
+    out = check.tensor(student.rope.apply_rope(x, cos, sin), shape=x.shape, finite=False)
     expected = reference.rope(x, positions, theta).float()
     for b, t in itertools.product(range(2), range(5)):
         p = int(positions[b, t])
@@ -147,7 +147,8 @@ def test_attend_reference(student, check, rng_seed, heads):
     positions = torch.tensor([[0, 1, 2], [4, 6, 1]])
     out = student.attention.attend(q, k, v, positions)
     expected = reference.attend(q, k, v, positions).float()
-    check.close(out, expected, rtol=1e-4, atol=1e-5, given={"positions": positions})
+    given = {"H": heads[0], "K": heads[1], "positions": positions}
+    check.close(out, expected, rtol=1e-4, atol=1e-5, given=given)
 
 
 @pytest.mark.task("attention")
@@ -374,7 +375,8 @@ def test_distribution(student, check, settings):
     logits = torch.tensor([LOGITS, LOGITS[::-1]])
     out = student.sampling.probabilities(logits, **settings)
     expected = [reference.probabilities(row, **settings) for row in logits.tolist()]
-    check.close(out, torch.tensor(expected), rtol=1e-4, atol=1e-6, given=settings)
+    given = {**settings, "logits": logits}
+    check.close(out, torch.tensor(expected), rtol=1e-4, atol=1e-6, given=given)
 
 
 @pytest.mark.task("sampling")
@@ -388,7 +390,8 @@ def test_penalty(student, check, temperature):
     expected = [
         reference.probabilities(LOGITS, temperature, penalty=1.8, previous=p) for p in previous
     ]
-    check.close(out, torch.tensor(expected), rtol=1e-4, atol=1e-6, given={"previous": previous})
+    given = {"penalty": 1.8, "previous": previous, "logits": logits}
+    check.close(out, torch.tensor(expected), rtol=1e-4, atol=1e-6, given=given)
 
 
 @pytest.mark.task("sampling")
@@ -398,7 +401,7 @@ def test_ties(student, check, settings):
     logits = torch.tensor([[0.0, 1.0, 1.0, 1.0, 0.5]])
     out = student.sampling.probabilities(logits, **settings)
     expected = torch.tensor([reference.probabilities(logits[0].tolist(), **settings)])
-    check.close(out, expected, rtol=1e-4, atol=1e-6, given=settings)
+    check.close(out, expected, rtol=1e-4, atol=1e-6, given={**settings, "logits": logits})
 
 
 @pytest.mark.task("sampling")
