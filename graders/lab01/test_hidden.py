@@ -584,7 +584,7 @@ def test_generate_draws(student, check, given_dir, rng_seed):
     """Two sampled tokens occur as often as the chain of their distributions says; seeds repeat."""
     oracle = write_llama(given_dir, rng_seed % 1000)
     model = student.model.load_model(str(given_dir))
-    prompt, count, settings = PROMPTS[0], 1000, {"temperature": 1.5, "top_k": 2}
+    prompt, count, settings = PROMPTS[0], 400, {"temperature": 1.5, "top_k": 2}
 
     def step(tokens: list[int]) -> dict[int, float]:
         with torch.no_grad():
@@ -599,14 +599,14 @@ def test_generate_draws(student, check, given_dir, rng_seed):
         generator = torch.Generator().manual_seed(seed)
         return student.generate.generate(model, [prompt] * rows, 2, (), generator, **settings)
 
-    few = [run(40, seed) for seed in (5, 5, 6)]
+    few = [run(20, seed) for seed in (5, 5, 6)]
     check.true(few[0] == few[1], "the same seed gave other tokens", given=settings)
     check.true(few[0] != few[2], "another seed gave the same tokens", given=settings)
     drawn = [tuple(row) for row in run(count, 7)]
     check.true(set(drawn) <= set(expected), "a token outside the top k was drawn", given=settings)
     share = torch.tensor([drawn.count(pair) / count for pair in expected])
-    # Five standard deviations of a share of 1000 draws are at most 0.08.
-    check.close(share, torch.tensor(list(expected.values())), rtol=0, atol=0.08, given=settings)
+    # Five standard deviations of a share of 400 draws are at most 0.125.
+    check.close(share, torch.tensor(list(expected.values())), rtol=0, atol=0.125, given=settings)
 
 
 @pytest.mark.task("generate")
