@@ -118,7 +118,8 @@ class Llama:
                 for n in "qkv"
             )
             q, k = apply_rope(q, *tables), apply_rope(k, *tables)
-            mixed = attend(q, *cache.update(number, k, v, positions_BT), positions_BT)
+            keys, values = cache.update(number, k, v, positions_BT)
+            mixed = attend(q, keys, values, positions_BT)
             mixed = mixed.permute(0, 2, 1, 3).flatten(2)
             hidden = hidden + _project(layer, "self_attn.o_proj", mixed)
             normed = rms_norm(hidden, layer["post_attention_layernorm.weight"], c.rms_norm_eps)
