@@ -17,8 +17,8 @@ def readable(folder: Path | str) -> None:
             os.chmod(os.path.join(root, file), 0o644)
 
 
-def write_llama(path: Path, seed: int = 0, **changes: Any) -> Any:
-    """A tiny random Llama of transformers in fp32, saved under path."""
+def random_llama(seed: int, **changes: Any) -> Any:
+    """A tiny random Llama of transformers in fp32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -33,6 +33,14 @@ def write_llama(path: Path, seed: int = 0, **changes: Any) -> Any:
         for name, value in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 value.add_(torch.randn_like(value) * 0.3)
+    return model
+
+
+def write_llama(
+    path: Path, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
+    """The same, saved under path in ``dtype``."""
+    model = random_llama(seed, **changes).to(dtype)
     model.save_pretrained(path)
     readable(path)
     return model

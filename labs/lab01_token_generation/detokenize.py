@@ -32,8 +32,10 @@ class IncrementalDetokenizer:
     """Turns token ids into text as they arrive.
 
     Whatever the tokens, the texts returned, joined, equal
-    ``b"".join(token_bytes[t] for t in tokens).decode("utf-8", errors="replace")``, and every
-    character is returned by the push that completes it.
+    ``b"".join(token_bytes[t] for t in tokens).decode("utf-8", errors="replace")``, and nothing
+    waits longer than it must: a character comes with the push that completes it, and U+FFFD with
+    the push after which its bytes can no longer become a character. (After ED A0 .. ED BF, half a
+    surrogate, Python's own incremental decoder waits for one byte more; that is accepted too.)
     """
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
@@ -42,7 +44,7 @@ class IncrementalDetokenizer:
         raise NotImplementedError("IncrementalDetokenizer.__init__: your code here")
 
     def push(self, token: int) -> str:
-        """Take in one token; return the text that became certain, possibly empty."""
+        """Take in one token; return the text that no later token can change, possibly empty."""
         raise NotImplementedError("IncrementalDetokenizer.push: your code here")
 
     def flush(self) -> str:

@@ -106,7 +106,7 @@ class Llama:
             tokens_BT: int64 token ids.
             positions_BT: the position of each token, -1 for padding; 0 .. T-1 when left out.
             cache: holds the earlier tokens, and takes in these. Without one, the given tokens are
-                all there is.
+                all there is, and each row's positions count up from 0 (padding apart).
 
         Returns:
             ``[B, T, V]`` in the dtype of the weights. Rows of padding tokens are finite but mean

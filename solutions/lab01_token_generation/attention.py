@@ -66,8 +66,9 @@ def attend(
 ) -> torch.Tensor:
     """Causal attention: the query at position ``p`` sees slots ``0 .. p``, and nothing else.
 
-    Query head ``h`` reads key-value head ``h // (H / K)``. Scores are scaled by ``D ** -0.5``; the
-    softmax is taken in fp32. A query at position -1 sees nothing, and its output is zero.
+    Query head ``h`` reads key-value head ``h // (H / K)``. Scores are scaled by ``D ** -0.5``;
+    scores and softmax are computed in fp32. A query at position -1 sees nothing, and its output is
+    zero. Slots beyond a query's position may hold any numbers; they change nothing.
 
     Args:
         q_BHTD: queries.
