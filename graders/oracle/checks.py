@@ -32,6 +32,11 @@ class CheckFailed(AssertionError):
         self.given = "" if given is None else show(given)
         self.expected = "" if expected is None else show(expected)
         self.got = "" if got is None else show(got)
+        for label in ("given", "expected", "got"):  # a plain pytest prints notes
+            if text := getattr(self, label):
+                self.add_note(f"  {label:<9}{text}")
+
+    __module__ = "builtins"  # tracebacks leave "builtins." out: a student need not know the grader
 
 
 def show(value: Any) -> str:
@@ -62,6 +67,11 @@ class Check:
     def __init__(self, device: str) -> None:
         self._device = device
 
+    def __repr__(self) -> str:
+        return f"<comparisons on {self._device}>"
+
+    # __tracebackhide__: under a plain pytest the traceback ends in the test, not in here.
+
     def tensor(
         self,
         got: Any,
@@ -72,6 +82,7 @@ class Check:
         given: Any = None,
     ) -> torch.Tensor:
         """``got`` is a plain tensor on the right device, of this shape and dtype, all finite."""
+        __tracebackhide__ = True
         if type(got) is not torch.Tensor:
             raise CheckFailed(
                 f"expected a torch.Tensor, got {_kind(got)}", given, "torch.Tensor", got
@@ -114,6 +125,7 @@ class Check:
         ``dtype`` is the dtype asked for; left out, that of ``expected`` unless that is an fp64
         reference.
         """
+        __tracebackhide__ = True
         if not bool(torch.isfinite(expected).all()):
             raise ValueError("the test's own expected value is not finite")
         wanted = (
@@ -145,6 +157,7 @@ class Check:
 
     def equal(self, got: Any, expected: Any, *, given: Any = None) -> None:
         """``got`` is exactly ``expected``, of the same type all the way down."""
+        __tracebackhide__ = True
         if isinstance(expected, torch.Tensor):
             got = self.tensor(
                 got, shape=expected.shape, dtype=expected.dtype, finite=False, given=given
@@ -165,6 +178,7 @@ class Check:
         got: Any = None,
     ) -> None:
         """``condition`` holds; it must be a real bool, computed in the oracle."""
+        __tracebackhide__ = True
         if type(condition) is torch.Tensor and condition.numel() == 1:
             condition = bool(condition)
         if condition is not True:
@@ -174,6 +188,7 @@ class Check:
         self, got: Any, expected: float, *, rel: float = 1e-6, abs: float = 0.0, given: Any = None
     ) -> None:
         """``got`` is a finite int or float close to ``expected``."""
+        __tracebackhide__ = True
         if type(got) is torch.Tensor and got.numel() == 1:
             got = got.item()
         if type(got) not in (int, float):

@@ -67,7 +67,10 @@ def main(control_fd: int, preload: list[str]) -> None:
     for name in preload:
         with contextlib.suppress(ImportError):  # the lab's own import will tell the student better
             importlib.import_module(name)
-    channel.send(b"ready")
+    try:
+        channel.send(b"ready")
+    except ChannelClosed:  # the oracle gave up before it needed a worker
+        os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     supervisors: set[int] = set()
     while True:
