@@ -199,7 +199,7 @@ def _grade(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         plots=arguments.html is not None,
     )
-    with Grader(arguments.lab, options) as grader:
+    with Grader(arguments.lab, options, ROOT) as grader:
         if not arguments.watch:
             return _grade_once(grader, arguments)
         return _watch(grader, arguments)

@@ -1,4 +1,4 @@
-"""The debugger of ``--pdb``: it opens where the submission raised, in the submission's own frame."""
+"""The debugger of ``--pdb``: it opens where the submission raised, in the student's own frame."""
 
 from __future__ import annotations
 

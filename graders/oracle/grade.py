@@ -243,7 +243,7 @@ class Grader:
         return Record(
             schema=1, lab=self.number, title=self.manifest.title, target=target,
             submission_sha256=stage.submission_sha256, isolation=self.options.isolation,
-            device=run.gpu_device or run.cpu_device, versions=versions,
+            seed=self.options.seed, device=run.gpu_device or run.cpu_device, versions=versions,
             started=started_at.isoformat(timespec="seconds"), duration_s=time.time() - started,
             hidden_present=self.hidden_present, tasks=tasks, plots=plots,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,7 +62,7 @@ class Connection:
             if packer:
                 packer.close()
         try:
-            reply = messages.decode_reply(payload)
+            reply = _decode(payload)
             if isinstance(reply, messages.Error):
                 raise StudentError(reply)
             if isinstance(reply, messages.Stop):
@@ -101,6 +102,18 @@ class Connection:
                 self._dead_handles.append(handle)
 
 
+def _decode(payload: bytes) -> messages.Reply:
+    """The reply; the collector rests, as it would walk the millions of lists of a hostile one."""
+    resting = len(payload) > 2**20 and gc.isenabled()
+    if resting:
+        gc.disable()
+    try:
+        return messages.decode_reply(payload)
+    finally:
+        if resting:
+            gc.enable()
+
+
 class RemoteObject:
     """An object in the worker: attributes, calls, len, indexing and iteration reach it."""
 
@@ -125,7 +138,13 @@ class RemoteObject:
 
     def __len__(self) -> int:
         __tracebackhide__ = True
-        return self._connection.call(self._target("__len__"), (), {})
+        try:
+            return self._connection.call(self._target("__len__"), (), {})
+        except StudentError as error:
+            if "AttributeError" in error.types and "__len__" in error.message:
+                # What list() expects of an object that has none.
+                raise TypeError(f"a {self._reference.type_name} object has no len()") from None
+            raise
 
     def __getitem__(self, key: Any) -> Any:
         __tracebackhide__ = True

@@ -84,6 +84,11 @@ class ForkServer:
     _control: Channel | None = field(default=None, init=False)
     _ready: bool = field(default=False, init=False)
 
+    @property
+    def pid(self) -> int | None:
+        """The fork server's process, while there is one."""
+        return self._process.pid if self._process is not None else None
+
     def start(self) -> None:
         """Start importing; does not wait, so that the oracle imports at the same time."""
         if self._process is not None and self._process.poll() is None:

@@ -196,7 +196,8 @@ def render(record: Record) -> RenderableType:
         Text(f"{record.lab}  {record.title}", style="bold"),
         Text(
             f"{record.target} on {record.device}, isolation {record.isolation}, "
-            f"{record.duration_s:.1f} s",
+            + (f"seed {record.seed}, " if record.seed else "")
+            + f"{record.duration_s:.1f} s",
             style="dim",
         ),
         Text(),

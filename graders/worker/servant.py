@@ -27,7 +27,8 @@ from graders.wire.codec import HandleRef, Packer, Unpacker, WireError
 _MAX_MESSAGE = 4000
 _MAX_TRACEBACK = 8000
 _equal = torch.equal  # as it was before any submission could replace it
-_OWN_FILES = (os.path.dirname(os.path.abspath(__file__)), "<frozen importlib")
+_GRADERS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OWN_FILES = (f"{_GRADERS}/worker/", f"{_GRADERS}/wire/", "<frozen importlib")
 
 
 class Servant:
@@ -117,9 +118,11 @@ class Servant:
             return messages.encode(reply), packer
         except (UnicodeEncodeError, RecursionError) as error:  # a lone surrogate in some string
             packer.close()
-            return messages.encode(
-                self._error(WireError(f"the value cannot cross: {error}"))
-            ), packer
+            return self.refusal(error), packer
+
+    def refusal(self, error: Exception) -> bytes:
+        """The encoded reply that says why an answer cannot be sent."""
+        return messages.encode(self._error(WireError(f"the answer cannot be sent: {error}")))
 
     def _reply(self, request: messages.Request, fds: list[int], packer: Packer) -> messages.Reply:
         if isinstance(request, messages.Get):

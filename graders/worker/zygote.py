@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from graders.wire.channel import Channel, ChannelClosed
+from graders.wire.channel import Channel, ChannelClosed, ProtocolError
 from graders.worker.limits import Limits, apply_rlimits, descendants, kill_all, reap, resident_bytes
 
 # Imported before any fork: inside the sandbox the grader's own files are not there.
@@ -206,6 +206,10 @@ def _serve(request: Spawn, channel_fd: int) -> None:
     ]
     for name in [n for n in sys.modules if n == "labs" or n.startswith("labs.")]:
         del sys.modules[name]
+    # What the grader needs here is imported; the rest of it is not the submission's to import.
+    for name in [n for n in sys.modules if n == "graders" or n.startswith("graders.")]:
+        if hasattr(sys.modules[name], "__path__"):
+            sys.modules[name].__path__ = []
     sys.dont_write_bytecode = True
     torch: Any = sys.modules.get("torch")
     if torch is not None:
@@ -229,6 +233,8 @@ def _serve(request: Spawn, channel_fd: int) -> None:
             reply, packer = result
             try:
                 channel.send(reply, packer.fds)
+            except ProtocolError as error:
+                channel.send(servant.refusal(error))
             finally:
                 packer.close()
 
