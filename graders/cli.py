@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m graders",
         description=(
-            "Grade labs. Students use `nox -s lab01`, which calls `grade lab01` with what stands "
-            "after `--`."
+            "Grade labs. Students use `python3 noxfile.py -s lab01`, which calls `grade lab01` "
+            "with what stands after `--`."
         ),
     )
     verbs = top.add_subparsers(dest="verb", required=True)

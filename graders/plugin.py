@@ -297,7 +297,6 @@ def _describe(outcome: Outcome, error: BaseException) -> None:
     elif isinstance(error, StudentError):
         outcome.traceback = error.student_traceback
         outcome.message = "not written yet" if "NotImplementedError" in error.types else str(error)
-        outcome.got = "" if "NotImplementedError" in error.types else str(error)
     elif isinstance(error, BadAnswer | WorkerLost | AssertionError):
         outcome.message = str(error) or "the assertion does not hold"
     else:

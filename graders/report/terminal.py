@@ -226,8 +226,11 @@ def render(record: Record) -> RenderableType:
             task = (solid or failing)[0]
             parts += [
                 Text(),
+                # The command that works without nox installed, as the README gives it.
                 Text(
-                    f"Stuck? The next hint: nox -s {name} -- --hint --task {task.id}", style="cyan"
+                    f"Stuck? The next hint: python3 noxfile.py -s {name} -- "
+                    f"--hint --task {task.id}",
+                    style="cyan",
                 ),
             ]
     return Group(*parts)

@@ -46,12 +46,13 @@ def test_async_stream_is_consumed(toy: Course) -> None:
     assert task(toy.grade({"count.py": source}), "count").earned == 40
 
 
-def test_deleted_working_directory(toy: Course) -> None:
+@pytest.mark.parametrize("isolation", ["process", "sandbox"])
+def test_deleted_working_directory(toy: Course, isolation: str) -> None:
     source = (
         "import os, shutil\ndef up(n):\n"
         "    shutil.rmtree(os.getcwd(), ignore_errors=True)\n    yield from range(n)\n"
     )
-    record = toy.grade({"count.py": source})
+    record = toy.grade({"count.py": source}, isolation)
     assert [t.earned for t in record.tasks] == [60.0, 40.0, 0.0]
 
 
