@@ -298,7 +298,8 @@ def test_pdb_stops_in_the_students_own_frame(tree: Path, tmp_path: Path) -> None
         "import torch\n\n\ndef double(x):\n    return helper(x)\n\n\ndef helper(x):\n"
         "    factor = 2\n    return torch.nn.functional.linear(x, torch.ones(3, 7)) * factor\n"
     )
-    with Terminal([*GRADE, "--pdb", "--target", str(work)], tree) as terminal:
+    command = [*GRADE, "--pdb", "--target", str(work)]
+    with Terminal(command, tree) as terminal:
         terminal.until("(Pdb) ")
         terminal.write("where\n")
         text = terminal.until("(Pdb) ")
@@ -307,12 +308,21 @@ def test_pdb_stops_in_the_students_own_frame(tree: Path, tmp_path: Path) -> None
         terminal.write("p factor * 21\n")
         assert "42" in terminal.until("(Pdb) ")
         terminal.write("q\n")
-        # Without another prompt, though more tests raise. The exception that a test asks for
-        # is no reason to stop.
-        text = terminal.until_end()
+        text = terminal.until_end()  # without another prompt, though more tests raise
         assert "(Pdb)" not in text
         assert "CPU tier  70/100" in text
         assert terminal.status == 1
+
+
+def test_pdb_goes_on_and_does_not_stop_at_what_a_test_asks_for(tree: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(tree / "solutions" / "lab90_toy", work)
+    (work / "count.py").write_text("def up(n):\n    return 1 / 0\n")
+    with Terminal([*GRADE, "--pdb", "--target", str(work)], tree) as terminal:
+        text = terminal.until("(Pdb) ")  # not at the TypeError that the task before is asked for
+        assert "ZeroDivisionError" in text and "TypeError" not in text
+        terminal.write("c\n")
+        assert "CPU tier  60/100" in terminal.until_end()
 
 
 # -- a student's tree ------------------------------------------------------------------------------
