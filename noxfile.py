@@ -44,7 +44,10 @@ if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 - the reader may well start it with an older one
         sys.exit(f"Inferlab needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
     command = [_bootstrap(), "-m", "nox", "--noxfile", str(ROOT / "noxfile.py"), *sys.argv[1:]]
-    sys.exit(subprocess.run(command).returncode)
+    code = subprocess.run(command).returncode
+    if code == 3:  # nox was asked for something that there is not
+        print("`python3 noxfile.py --list` shows the sessions there are.", file=sys.stderr)
+    sys.exit(code)
 
 import tomllib  # noqa: E402 - after the version check above
 
@@ -58,6 +61,7 @@ nox.options.sessions = ["lab01"]
 # One variable serves both installers: uv does not read pip's.
 for _pip, _uv in (
     ("PIP_FIND_LINKS", "UV_FIND_LINKS"),
+    ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
     ("PIP_EXTRA_INDEX_URL", "UV_EXTRA_INDEX_URL"),
     ("PIP_CERT", "SSL_CERT_FILE"),
 ):
@@ -119,7 +123,7 @@ for _path in sorted(ROOT.glob("labs/lab[0-9][0-9]_*/lab.toml")):
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests of the course itself."""
+    """Test the course itself: grader, labs, tables, scaffold."""
     _install(session, "tests")
     session.run("python", "-m", "pytest", *(session.posargs or ["tests/"]))
 
@@ -135,15 +139,15 @@ def _define_tool(name: str, doc: str) -> None:
     nox.session(name=name)(tool)
 
 
-_define_tool("solutions", "Grade every solution: each must earn everything.")
-_define_tool("mutants", "Print the kill matrix: each mutant must lose its tasks.")
-_define_tool("sync", "Write the stubs in labs/ from solutions/.")
+_define_tool("solutions", "Prove the labs: stubs earn 0, solutions and alternatives everything.")
+_define_tool("mutants", "Print the kill matrix: which wrong solutions each task's tests catch.")
+_define_tool("sync", "Write the stubs and the lists of expected tests (--check: only compare).")
 _define_tool("bench", "Measure the grader itself.")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and types."""
+    """Check style and types, changing nothing."""
     _install(session, "tests")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import sys
 import tempfile
+import threading
 import tomllib
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from graders.manifest import LabNotFound, ManifestError, find_lab, lab_directories
 from graders.oracle.grade import ROOT, GradeError, Grader, Options
@@ -21,14 +26,25 @@ from graders.record import Record, everything_earned, to_json
 from graders.scoring import ExpectedTest, ScoringError, expected_json, make_expected
 from graders.sync import SyncError, sync
 
+# What is said in one line and with status 2: the message names thing, cause and mend.
+_ERRORS = (
+    GradeError,
+    LabNotFound,
+    ManifestError,
+    ScoringError,
+    StageError,
+    SyncError,
+    WorkerLost,
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(
         prog="python -m graders",
         description=(
-            "Grade labs. Students use `nox -s lab01`, which calls `grade lab01` with what stands "
-            "after `--`."
+            "Grade labs. Students use `python3 noxfile.py -s lab01`, which calls `grade lab01` "
+            "with what stands after `--`."
         ),
     )
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -117,8 +133,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit status is 0 only if everything attempted was earned."""
+    """Run one verb; the exit status is 0 only if everything attempted was earned.
+
+    1: something attempted was not earned (or a proof failed); 2: an error that is said on standard
+    error; 130 and 143: ended by Ctrl-C or by SIGTERM, with nothing left behind.
+    """
     options = parser().parse_args(arguments)
+    ended_by: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        ended_by.append(number)
+        raise KeyboardInterrupt  # the one way out that every layer cleans up after
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
     try:
         match options.verb:
             case "grade":
@@ -133,32 +161,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from graders.bench import main as bench
 
                 return bench(options.json, quick=options.quick, labs=options.labs)
-    except (
-        GradeError,
-        LabNotFound,
-        ManifestError,
-        ScoringError,
-        StageError,
-        SyncError,
-        WorkerLost,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except _ERRORS as error:
+        return _say(error)
     except RuntimeError as error:
         if type(error).__name__ == "SandboxUnavailable":
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return _say(error)
         raise
+    except BrokenPipeError:
+        _mute(sys.stdout)
+        return 1
     except KeyboardInterrupt:
-        return 130
+        return 128 + (ended_by or [signal.SIGINT])[0]
+
+
+def _say(error: Exception) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _mute(stream: TextIO) -> None:
+    """Send what is still to come to nowhere: the reader of the pipe has gone."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+@contextlib.contextmanager
+def _for_a_reader(stream: TextIO) -> Iterator[None]:
+    """Printing for somebody who may stop reading, as `head` does: no reason to stop the rest."""
+    try:
+        yield
+        stream.flush()
+    except BrokenPipeError:
+        _mute(stream)
 
 
 # -- grade -----------------------------------------------------------------------------------------
 
 
 def _grade(arguments: argparse.Namespace) -> int:
-    from graders.report.terminal import Progress, print_report
-
+    for option in ("html", "json"):
+        place = getattr(arguments, option)
+        if place and place != "-":
+            _check_writable(f"--{option}", Path(place))
+    if arguments.pdb and not sys.stdin.isatty():
+        raise GradeError(
+            "--pdb needs a terminal to ask you at, and standard input is none: "
+            "run it in a terminal, without a pipe"
+        )
     options = Options(
         isolation="none" if arguments.pdb else arguments.isolation,
         device=arguments.device,
@@ -167,59 +218,116 @@ def _grade(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         plots=arguments.html is not None,
     )
-    with Grader(arguments.lab, options) as grader:
+    with Grader(arguments.lab, options, ROOT) as grader:
+        if not arguments.watch:
+            return _grade_once(grader, arguments)
+        return _watch(grader, arguments)
 
-        def once() -> int:
-            tests = grader.expected().tests.values()
-            with Progress(
-                sum(options.only_task in (None, test.task) for test in tests)
-            ) as progress:
 
-                def show(outcome: Outcome) -> None:
-                    progress.task(outcome.task)
-                    progress.test(outcome.outcome == "passed")
+def _grade_once(grader: Grader, arguments: argparse.Namespace) -> int:
+    """Grade, report, and say what the exit status should be."""
+    from graders.report.terminal import Progress, print_report
 
-                record = grader.run(arguments.target, on_result=show)
-            if arguments.json == "-":
-                print(to_json(record).decode())
-            else:
-                print_report(record)
-            if arguments.json and arguments.json != "-":
-                Path(arguments.json).write_bytes(to_json(record))
-            if arguments.html:
-                from graders.report.html import render_html
+    wanted = [
+        test
+        for test in grader.expected().tests.values()
+        if grader.options.only_task in (None, test.task)
+        and grader.manifest.task(test.task).tier == "cpu"
+    ]
+    # The live line and a debugger cannot share a terminal.
+    with contextlib.nullcontext() if arguments.pdb else Progress(len(wanted)) as progress:
 
-                arguments.html.write_text(render_html(record), encoding="utf-8")
-                print(f"report written to {arguments.html}", file=sys.stderr)
-            if arguments.hint:
-                print(_hint(grader, record))
-            return 0 if everything_earned(record) else 1
+        def show(outcome: Outcome) -> None:
+            if progress is not None and outcome.outcome != "not_attempted":
+                progress.task(outcome.task)
+                progress.test(outcome.outcome == "passed")
 
-        code = once()
-        if arguments.watch:
-            from watchfiles import watch
+        record = grader.run(arguments.target, on_result=show)
+    with _for_a_reader(sys.stdout):
+        if arguments.json == "-":
+            sys.stdout.flush()
+            sys.stdout.buffer.write(to_json(record))  # UTF-8, whatever the terminal speaks
+        else:
+            print_report(record)
+    if arguments.json and arguments.json != "-":
+        _write("--json", Path(arguments.json), to_json(record))
+    if arguments.html:
+        from graders.report.html import render_html
 
-            print(f"watching {arguments.target}; Ctrl-C ends")
-            for _ in watch(grader.target(arguments.target)):
-                code = once()
-        return code
+        _write("--html", arguments.html, render_html(record).encode())
+        print(f"report written to {arguments.html}", file=sys.stderr)
+    if arguments.hint:
+        # Standard output may be JSON, for a program.
+        with _for_a_reader(sys.stdout):
+            print(_hint(grader, record), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return 0 if everything_earned(record) else 1
+
+
+def _watch(grader: Grader, arguments: argparse.Namespace) -> int:
+    """Grade, and again after every save, until Ctrl-C."""
+    from watchfiles import watch
+
+    folder = grader.target(arguments.target)
+    changes = watch(folder, yield_on_timeout=True, rust_timeout=500)
+    next(changes)  # from here on no save is missed, not even one during the first run
+    while True:
+        try:
+            _grade_once(grader, arguments)
+        except _ERRORS as error:  # the next save may mend it
+            _say(error)
+        except Exception:
+            traceback.print_exc()
+            print("the grader failed; it goes on watching", file=sys.stderr)
+        print(f"watching {arguments.target}; Ctrl-C ends", file=sys.stderr, flush=True)
+        while not next(changes):
+            pass
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Refuse a place for a report before minutes are spent on it."""
+    try:
+        existed = path.exists()
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise GradeError(_cannot_write(option, path, error)) from None
+
+
+def _write(option: str, path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise GradeError(_cannot_write(option, path, error)) from None
+
+
+def _cannot_write(option: str, path: Path, error: OSError) -> str:
+    return (
+        f"{option} {path} cannot be written ({error.strerror}): "
+        "name a file in a folder that exists and that you may write to"
+    )
 
 
 def _hint(grader: Grader, record: Record) -> str:
     """The next hint of the first incomplete task; a file in ``.nox`` counts those shown."""
     store = grader.root / ".nox" / f"hints-{grader.number}.json"
-    try:
-        shown: dict[str, int] = json.loads(store.read_text())
-    except (OSError, ValueError):
-        shown = {}
+    shown: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        read = json.loads(store.read_text(encoding="utf-8"))
+        if isinstance(read, dict):
+            shown = {name: level for name, level in read.items() if type(level) is int}
     for task in record.tasks:
         if task.status not in ("failed", "partial"):
             continue
         hints = next(t.hints for t in grader.manifest.tasks if t.id == task.id)
-        level = min(shown.get(task.id, 0), len(hints) - 1)
-        store.parent.mkdir(exist_ok=True)
-        store.write_text(json.dumps({**shown, task.id: level + 1}))
+        level = min(max(shown.get(task.id, 0), 0), len(hints) - 1)
+        with contextlib.suppress(OSError):  # a tree that is read only: the first hint, every time
+            store.parent.mkdir(exist_ok=True)
+            store.write_text(json.dumps({**shown, task.id: level + 1}), encoding="utf-8")
         return f"Hint {level + 1} of {len(hints)} for {task.title}: {hints[level]}"
+    if not everything_earned(record):
+        return "No hint: nothing was attempted."
     return "No hint needed: everything attempted was earned."
 
 
@@ -246,7 +354,12 @@ def load_mutants(lab: str) -> list[dict[str, Any]]:
     """The mutants of a lab, each checked to apply exactly once to its module."""
     manifest = find_lab(ROOT, lab)
     path = ROOT / "graders" / f"lab{manifest.number:02d}" / "mutants.toml"
-    listed: list[dict[str, Any]] = tomllib.loads(path.read_text()).get("mutant", [])
+    if not path.exists():
+        raise GradeError(
+            f"there is no {path.relative_to(ROOT)}: in a student's release mutants are left out, "
+            "in the course it is a file to write (see CONTRIBUTING.md)"
+        )
+    listed: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", [])
     tasks = {task.id for task in manifest.tasks}
     for mutant in listed:
         source = (ROOT / "solutions" / manifest.package / mutant["module"]).read_text()
@@ -309,6 +422,11 @@ def _grade_all(
 def prove(labs: Sequence[str], processes: int = 2) -> int:
     """Stubs earn 0 in every task, solutions and alternatives earn everything."""
     failed = 0
+    if not (ROOT / "solutions").is_dir():
+        raise GradeError(
+            "this tree holds no solutions/: it is a student's release. "
+            "Grade your own work with `grade`"
+        )
     for lab in labs or all_labs():
         manifest = find_lab(ROOT, lab)
         cpu = [task.id for task in manifest.tasks if task.tier == "cpu"]
@@ -392,6 +510,11 @@ def stale_lists() -> list[tuple[Path, bytes]]:
 
 
 def _sync(check: bool, force: bool) -> int:
+    if not (ROOT / "solutions").is_dir():
+        raise SyncError(
+            "this tree holds no solutions/: it is a student's release, whose stubs and lists of "
+            "tests are in sync as they came. Nothing was written"
+        )
     differing = sync(ROOT, check=check, force=force)
     for path, content in stale_lists():
         differing.append(path)

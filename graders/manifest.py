@@ -188,6 +188,12 @@ def _check(file: Path, raw: _File) -> None:
             f"{raw.package!r} does not fit lab number {raw.number}",
             f'Write a name like "lab{raw.number:02d}_something"',
         )
+    folder = file.parent.name
+    if re.match(r"lab\d", folder) and folder != raw.package:
+        fail("package", f"{raw.package!r} lies in a folder called {folder!r}", "Rename one of them")
+    for name in raw.preload:
+        if not all(part.isidentifier() for part in name.split(".")):
+            fail("preload", f"{name!r} is no module", 'Write names like "torch"')
     if raw.minutes < 1:
         fail("minutes", f"{raw.minutes} is not a duration", "Write a positive number of minutes")
     for key in ("title", "summary"):
@@ -203,6 +209,8 @@ def _check(file: Path, raw: _File) -> None:
         if task.id in seen:
             fail(f"{here}: id", "this id is used twice", "Give every task an id of its own")
         seen.add(task.id)
+        if not task.title.strip():
+            fail(f"{here}: title", "the text is empty", "Say it in a few words")
         if not all(part.isidentifier() for part in task.module.split(".")):
             fail(f"{here}: module", f"{task.module!r} is no module", 'Write it like "norm"')
         if not math.isfinite(task.points) or task.points <= 0:
@@ -269,6 +277,11 @@ def lab_directories(root: Path) -> list[Path]:
     return sorted(file.parent for file in (Path(root) / "labs").glob("*/lab.toml"))
 
 
+def _number(folder: Path) -> int | None:
+    prefix = re.match(r"lab(\d+)", folder.name, re.ASCII)
+    return int(prefix[1]) if prefix else None
+
+
 def find_lab(root: Path, name: str) -> Manifest:
     """The manifest of the lab called "lab01", "1", "01" or by its package name.
 
@@ -277,12 +290,17 @@ def find_lab(root: Path, name: str) -> Manifest:
     folders = lab_directories(root)
     wanted = str(name).strip().lower().rstrip("/").rpartition("/")[2]
     number = re.fullmatch(r"(?:lab[_-]?)?(\d+)", wanted, re.ASCII)
-    for folder in folders:
-        if folder.name == wanted:
-            return load_manifest(folder / "lab.toml")
-        prefix = re.match(r"lab(\d+)", folder.name)
-        if number and prefix and int(prefix[1]) == int(number[1]):
-            return load_manifest(folder / "lab.toml")
+    found = [folder for folder in folders if folder.name == wanted]
+    if number and not found:
+        found = [f for f in folders if _number(f) == int(number[1])]
+    if len(found) > 1:
+        raise LabNotFound(
+            f"{name!r} is the number of {len(found)} labs, "
+            + " and ".join(folder.name for folder in found)
+            + ". Give each lab a number of its own, or say which one by its whole name."
+        )
+    if found:
+        return load_manifest(found[0] / "lab.toml")
     there = "\n".join(f"  {folder.name.partition('_')[0]}  {folder.name}" for folder in folders)
     raise LabNotFound(
         f"there is no lab {name!r}. "

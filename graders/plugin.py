@@ -63,6 +63,7 @@ class Run:
     stage: Stage
     new_worker: Callable[[str], Worker]  # by device
     task_order: list[str]
+    lab_dir: Path | None = None  # of a plain pytest run, which may go over several labs
     timeouts: dict[str, float] = field(default_factory=dict)
     gpu_tasks: frozenset[str] = frozenset()
     cpu_device: str = "cpu"
@@ -206,10 +207,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def inferlab_run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The grading run; made on the spot for a plain pytest run."""
     run = _run_of(request.config)
-    if run is None:
+    folder = request.node.path.parent
+    if run is None or (run.lab_dir is not None and run.lab_dir != folder):  # pytest labs/: the next
         from graders.oracle.grade import run_for_plain_pytest
 
-        run = run_for_plain_pytest(request.node.path.parent, request.config)
+        run = run_for_plain_pytest(folder, request.config)
         request.config.stash[RUN] = run
         request.config.add_cleanup(run.close_worker)
     yield run
@@ -338,7 +340,6 @@ def _describe(outcome: Outcome, error: BaseException) -> None:
     elif isinstance(error, StudentError):
         outcome.traceback = error.student_traceback
         outcome.message = "not written yet" if "NotImplementedError" in error.types else str(error)
-        outcome.got = "" if "NotImplementedError" in error.types else str(error)
     elif isinstance(error, BadAnswer | WorkerLost | AssertionError):
         outcome.message = str(error) or "the assertion does not hold"
     else:

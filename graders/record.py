@@ -74,6 +74,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     target: str
     submission_sha256: str = ""
     isolation: str = "process"
+    seed: int = 0
     device: str = "cpu"
     versions: dict[str, str] = {}
     started: str = ""

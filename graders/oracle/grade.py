@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,11 @@ class Grader:
         self.number = f"lab{self.manifest.number:02d}"
         self.lab_dir = root / "labs" / self.manifest.package
         self.hidden_dir = root / "graders" / self.number
+        known = [task.id for task in self.manifest.tasks]
+        if options.only_task and options.only_task not in known:
+            raise GradeError(
+                f"{self.number} has no task {options.only_task!r}; its tasks are {', '.join(known)}"
+            )
         self.server = ForkServer(ROOT, tuple(self.manifest.preload))
         if options.isolation == "sandbox":
             from graders.isolation import sandbox
@@ -84,15 +90,17 @@ class Grader:
             folder = self.root / "solutions" / self.manifest.package
             if not folder.is_dir():
                 raise GradeError(
-                    f"this tree holds no solution of {self.number}: it is a student's release"
+                    f"this tree holds no solution of {self.number}: it is a student's release. "
+                    "Grade your own work, without --target solution"
                 )
             return folder
         folder = Path(name).expanduser().resolve()
         nested = folder / "labs" / self.manifest.package
         folder = nested if nested.is_dir() else folder
         if not folder.is_dir():
+            what = "it is a file" if folder.exists() else "there is no such folder"
             raise GradeError(
-                f"no submission at {name}: give the folder that holds the lab's modules"
+                f"no submission at {name}: {what}. Give the folder that holds the lab's modules"
             )
         return folder
 
@@ -106,15 +114,18 @@ class Grader:
         """Grade ``target`` and return its record."""
         started = time.time()
         submission = self.target(target)
-        stage = make_stage(
-            self.root, self.manifest.package, submission, overlay, self.hidden_dir / "harness.py"
-        )
-        try:
-            run = self._run_tests(stage, submission, on_result)
-            plots = self._plots(run) if self.options.plots else []
-            return self._record(run, stage, target, started, plots)
-        finally:
-            stage.close()
+        modules = dict.fromkeys(task.module for task in self.manifest.tasks)
+        harness = self.hidden_dir / "harness.py"
+        with _readable_to_workers():
+            stage = make_stage(
+                self.root, self.manifest.package, submission, overlay, harness, tuple(modules)
+            )
+            try:
+                run = self._run_tests(stage, submission, on_result)
+                plots = self._plots(run) if self.options.plots else []
+                return self._record(run, stage, target, started, plots)
+            finally:
+                stage.close()
 
     def collect(self) -> list[tuple[str, str, float, str]]:
         """Every test there is: id, task, weight, visibility."""
@@ -132,11 +143,6 @@ class Grader:
         collect_only: bool = False,
     ) -> Run:
         options = self.options
-        known = {task.id for task in self.manifest.tasks}
-        if options.only_task and options.only_task not in known:
-            raise GradeError(
-                f"{self.number} has no task {options.only_task!r}; its tasks are {', '.join(known)}"
-            )
         run = Run(
             stage=stage,
             new_worker=lambda device: self._worker(stage, submission, device),
@@ -170,11 +176,10 @@ class Grader:
             "-c", str(stage.root / "pytest.ini"), "--rootdir", str(stage.root), "--noconftest",
             "-p", "no:cacheprovider", "-p", "graders.plugin", "--import-mode=importlib", *paths,
         ]  # fmt: skip
-        if options.pdb:
-            arguments.append("-s")
-        else:
-            arguments += ["-p", "no:terminal"]
+        arguments += ["-p", "no:terminal", *(["-s"] if options.pdb else [])]
         code = pytest.main(arguments, plugins=[_Handover(run)])
+        if code == pytest.ExitCode.INTERRUPTED and not run.collection_errors:
+            raise KeyboardInterrupt  # pytest kept it; half a run must not be scored
         if run.collection_errors or code in (
             pytest.ExitCode.INTERNAL_ERROR,
             pytest.ExitCode.USAGE_ERROR,
@@ -189,7 +194,8 @@ class Grader:
     def _worker(self, stage: Stage, submission: Path, device: str) -> Worker:
         package = self.manifest.package
         if self.options.isolation == "none":
-            return InlineWorker(package, submission, device, self.hidden_dir / "harness.py")
+            harness = self.hidden_dir / "harness.py"
+            return InlineWorker(package, submission, device, harness, debug=self.options.pdb)
         shown = (
             os.path.relpath(submission, Path.cwd())
             if submission.is_relative_to(Path.cwd())
@@ -242,7 +248,7 @@ class Grader:
         return Record(
             schema=1, lab=self.number, title=self.manifest.title, target=target,
             submission_sha256=stage.submission_sha256, isolation=self.options.isolation,
-            device=run.gpu_device or run.cpu_device, versions=versions,
+            seed=self.options.seed, device=run.gpu_device or run.cpu_device, versions=versions,
             started=started_at.isoformat(timespec="seconds"), duration_s=time.time() - started,
             hidden_present=self.hidden_present, tasks=tasks, plots=plots,
             measurements=measurements,
@@ -280,6 +286,16 @@ class Grader:
         return drawn
 
 
+@contextlib.contextmanager
+def _readable_to_workers() -> Iterator[None]:
+    """Files that tests write for the submission must be readable to the sandbox's own uid."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 class _Handover:
     """Gives the plugin its run."""
 
@@ -312,6 +328,7 @@ def _gpu_device(choice: str) -> str | None:
 def run_for_plain_pytest(lab_dir: Path, config: pytest.Config) -> Run:
     """The run behind ``pytest labs/lab01_token_generation``."""
     manifest = load_manifest(lab_dir / "lab.toml")
+    gpu_device = _gpu_device(config.getoption("device"))
     grader = Grader(
         f"lab{manifest.number:02d}",
         Options(config.getoption("isolation"), config.getoption("device")),
@@ -323,7 +340,9 @@ def run_for_plain_pytest(lab_dir: Path, config: pytest.Config) -> Run:
         stage=stage,
         new_worker=lambda device: grader._worker(stage, lab_dir, device),
         task_order=[task.id for task in manifest.tasks],
+        lab_dir=lab_dir,
         timeouts={task.id: float(task.timeout_s) for task in manifest.tasks},
         gpu_tasks=frozenset(task.id for task in manifest.tasks if task.tier == "gpu"),
-        gpu_device=_gpu_device(grader.options.device),
+        cpu_device="cuda" if grader.options.device == "cuda" else "cpu",
+        gpu_device=gpu_device,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,10 @@ class StudentError(Exception):
             error.traceback,
         )
         self.phase = error.phase
+        if error.traceback:  # a plain pytest prints notes
+            self.add_note("your traceback:\n" + error.traceback.rstrip())
+
+    __module__ = "builtins"  # tracebacks leave "builtins." out: a student need not know the grader
 
     def __str__(self) -> str:
         return f"{self.types[0] if self.types else 'Exception'}: {self.message}"
@@ -32,6 +37,8 @@ class StudentError(Exception):
 
 class BadAnswer(Exception):
     """The submission returned something that is no plain value, or changed its inputs."""
+
+    __module__ = "builtins"
 
 
 class Connection:
@@ -44,6 +51,7 @@ class Connection:
 
     def ask(self, request: messages.Request, packer: Packer | None = None) -> Any:
         """The value of the reply; raises StudentError, BadAnswer, StopIteration or WorkerLost."""
+        __tracebackhide__ = True  # for a plain pytest: the traceback ends in the test
         worker = self._worker()
         if self._dead_handles:
             released, self._dead_handles = self._dead_handles, []
@@ -54,7 +62,7 @@ class Connection:
             if packer:
                 packer.close()
         try:
-            reply = messages.decode_reply(payload)
+            reply = _decode(payload)
             if isinstance(reply, messages.Error):
                 raise StudentError(reply)
             if isinstance(reply, messages.Stop):
@@ -74,6 +82,7 @@ class Connection:
 
     def call(self, target: messages.Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call ``target`` in the worker."""
+        __tracebackhide__ = True  # for a plain pytest: the traceback ends in the test
         packer = Packer(self._export)
         return self.ask(messages.Call(target, packer.pack(args), packer.pack(kwargs)), packer)
 
@@ -93,6 +102,18 @@ class Connection:
                 self._dead_handles.append(handle)
 
 
+def _decode(payload: bytes) -> messages.Reply:
+    """The reply; the collector rests, as it would walk the millions of lists of a hostile one."""
+    resting = len(payload) > 2**20 and gc.isenabled()
+    if resting:
+        gc.disable()
+    try:
+        return messages.decode_reply(payload)
+    finally:
+        if resting:
+            gc.enable()
+
+
 class RemoteObject:
     """An object in the worker: attributes, calls, len, indexing and iteration reach it."""
 
@@ -100,25 +121,37 @@ class RemoteObject:
         self._connection, self._worker, self._reference = connection, worker, reference
 
     def _target(self, path: str = "") -> messages.Target:
+        __tracebackhide__ = True
         if self._worker is not self._connection._worker():
             raise WorkerLost("the object's process is gone")
         return messages.Target(handle=self._reference.id, path=path)
 
     def __getattr__(self, name: str) -> Any:
+        __tracebackhide__ = True
         if name.startswith("__"):
             raise AttributeError(name)
         return self._connection.ask(messages.Get(self._target(name)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         return self._connection.call(self._target(), args, kwargs)
 
     def __len__(self) -> int:
-        return self._connection.call(self._target("__len__"), (), {})
+        __tracebackhide__ = True
+        try:
+            return self._connection.call(self._target("__len__"), (), {})
+        except StudentError as error:
+            if "AttributeError" in error.types and "__len__" in error.message:
+                # What list() expects of an object that has none.
+                raise TypeError(f"a {self._reference.type_name} object has no len()") from None
+            raise
 
     def __getitem__(self, key: Any) -> Any:
+        __tracebackhide__ = True
         return self._connection.call(self._target("__getitem__"), (key,), {})
 
     def __iter__(self) -> Iterator[Any]:
+        __tracebackhide__ = True
         return iter(self._connection.call(self._target("__iter__"), (), {}))
 
     def __repr__(self) -> str:
@@ -133,9 +166,11 @@ class RemoteIterator(RemoteObject):
     """An iterator or async iterator of the worker, consumed with a plain ``for``."""
 
     def __iter__(self) -> Iterator[Any]:
+        __tracebackhide__ = True
         return self
 
     def __next__(self) -> Any:
+        __tracebackhide__ = True
         self._target()
         return self._connection.ask(messages.Next(self._reference.id))
 
@@ -147,6 +182,7 @@ class RemoteFunction:
         self._connection, self._module, self._path = connection, module, path
 
     def __getattr__(self, name: str) -> RemoteFunction:
+        __tracebackhide__ = True
         if name.startswith("__"):
             raise AttributeError(name)
         return RemoteFunction(
@@ -154,12 +190,14 @@ class RemoteFunction:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         return self._connection.call(
             messages.Target(module=self._module, path=self._path), args, kwargs
         )
 
     def value(self) -> Any:
         """The plain value of this name, for constants."""
+        __tracebackhide__ = True
         return self._connection.ask(
             messages.Get(messages.Target(module=self._module, path=self._path))
         )
@@ -175,9 +213,13 @@ class Student:
         self._connection = connection
 
     def __getattr__(self, module: str) -> RemoteFunction:
+        __tracebackhide__ = True
         if module.startswith("__"):
             raise AttributeError(module)
         return RemoteFunction(self._connection, module)
+
+    def __repr__(self) -> str:
+        return "<the submission>"
 
     @contextlib.contextmanager
     def may_mutate(self) -> Iterator[None]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_FILES = 500
 _MAX_BYTES = 64 * 2**20
+_MAX_FILE_BYTES = 8 * 2**20
 _NOT_SUBMITTED = {
     "test_public.py",
     "conftest.py",
@@ -47,23 +50,61 @@ def make_stage(
     submission: Path,
     overlay: Path | None = None,
     harness: Path | None = None,
+    modules: Collection[str] = (),
 ) -> Stage:
     """Copy ``submission`` (the lab's package folder) and the course library under a new folder.
 
     ``overlay`` is a folder whose modules replace the submission's (alternatives, mutants). Only
-    regular Python files are taken: a link could point at anything on the grader's machine.
+    regular Python files are taken: a link could point at anything on the grader's machine. In the
+    place of a file that cannot be taken, and of each of ``modules`` that is not there, stands one
+    that says so when it is imported: it costs the tasks that need it, and no other. Raises
+    StageError.
     """
     if not submission.is_dir():
+        what = "it is a file" if submission.exists() else "there is no such folder"
         raise StageError(
-            f"no submission at {submission}: give the folder that holds the lab's modules"
+            f"no submission at {submission}: {what}. Give the folder that holds the lab's modules"
         )
-    top = Path(tempfile.mkdtemp(prefix="inferlab-"))
-    top.chmod(0o755)
+    files: dict[str, bytes] = {}
+    for source in filter(None, (submission, overlay)):
+        files.update(_python_files(source))
+    if not files and modules:
+        raise StageError(
+            f"no submission at {submission}: the folder holds no Python file. "
+            f"Give the folder that holds the lab's modules ({', '.join(_module_files(modules))})"
+        )
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(os.fsencode(name) + b"\0" + len(files[name]).to_bytes(8, "big"))
+        digest.update(files[name])
+    for module, name in zip(modules, _module_files(modules), strict=True):
+        if name not in files and not any(f.startswith(name[:-3] + "/") for f in files):
+            files[name] = _stand_in(f"the submission has no {name}", module)
+    try:
+        top = Path(tempfile.mkdtemp(prefix="inferlab-"))
+    except OSError as error:
+        raise StageError(
+            f"no temporary folder can be made ({error}): free some space, or name one in TMPDIR"
+        ) from None
+    try:
+        return _fill(top, root, package, files, harness, digest.hexdigest())
+    except BaseException:
+        shutil.rmtree(top, ignore_errors=True)
+        raise
+
+
+def _fill(
+    top: Path,
+    root: Path,
+    package: str,
+    files: dict[str, bytes],
+    harness: Path | None,
+    submission_sha256: str,
+) -> Stage:
     package_dir = top / "stage" / "labs" / package
     package_dir.mkdir(parents=True)
     scratch, given = top / "scratch", top / "given"
     scratch.mkdir()
-    scratch.chmod(0o777)
     given.mkdir()
     shutil.copyfile(root / "labs" / "__init__.py", top / "stage" / "labs" / "__init__.py")
     shutil.copytree(
@@ -73,36 +114,75 @@ def make_stage(
     )
     if harness is not None and harness.exists():
         shutil.copyfile(harness, top / "stage" / "inferlab_harness.py")
-    files: dict[str, bytes] = {}
-    for source in filter(None, (submission, overlay)):
-        for name, data in _python_files(source):
-            files[name] = data
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + len(files[name]).to_bytes(8, "big") + files[name])
+    for name, data in files.items():
         target = package_dir / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(files[name])
-    return Stage(top, package_dir, scratch, given, digest.hexdigest())
+        target.write_bytes(data)
+    # The sandbox's uid is nobody here: it reads what everybody may read, whatever the umask.
+    for folder, _, names in os.walk(top):
+        os.chmod(folder, 0o755)
+        for name in names:
+            os.chmod(os.path.join(folder, name), 0o644)
+    scratch.chmod(0o777)
+    return Stage(top, package_dir, scratch, given, submission_sha256)
 
 
-def _python_files(folder: Path) -> list[tuple[str, bytes]]:
-    found: list[tuple[str, bytes]] = []
+def _module_files(modules: Collection[str]) -> list[str]:
+    return [module.replace(".", "/") + ".py" for module in modules]
+
+
+def _stand_in(why: str, module: str = "") -> bytes:
+    """A module that only says why it is not the submission's own."""
+    error = "ModuleNotFoundError" if module else "ImportError"
+    return f"raise {error}({why!r})\n".encode("utf-8", "backslashreplace")
+
+
+def _python_files(folder: Path) -> dict[str, bytes]:
+    """Name to content of a folder's Python files, stand-ins for those that cannot be taken."""
+    found: dict[str, bytes] = {}
     total = 0
     for current, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+        here = Path(current).relative_to(folder)
+        for name in [f for f in folders if f.endswith(".py")]:
+            found[(here / name).as_posix()] = _stand_in(f"{name} is a folder: it must be a file")
+        folders[:] = sorted(
+            f for f in folders if f != "__pycache__" and not f.startswith(".") and f[-3:] != ".py"
+        )
         for name in sorted(names):
-            path = Path(current) / name
             if not name.endswith(".py") or name in _NOT_SUBMITTED:
                 continue
-            info = path.lstat()
-            if not stat.S_ISREG(info.st_mode):
-                continue
-            total += info.st_size
+            data = _read_regular(Path(current) / name)
+            total += len(data)
             if len(found) >= _MAX_FILES or total > _MAX_BYTES:
                 raise StageError(
-                    f"{folder} holds more than {_MAX_FILES} modules "
-                    f"or {_MAX_BYTES >> 20} MiB of code"
+                    f"{folder} holds more than {_MAX_FILES} Python files or {_MAX_BYTES >> 20} MiB "
+                    f"of code (the last one seen was {here / name}): move what is not part of the "
+                    "lab out of it, such as a virtual environment"
                 )
-            found.append((path.relative_to(folder).as_posix(), path.read_bytes()))
+            found[(here / name).as_posix()] = data
     return found
+
+
+def _read_regular(path: Path) -> bytes:
+    """The bytes of a regular file of bounded size; otherwise a stand-in that says why not."""
+    name = path.name
+    try:
+        # The link is refused and the pipe not waited for by the open itself: no time to swap them.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return _stand_in(f"{name} is a link, and links are not followed: put the file there")
+        return _stand_in(
+            f"{name} cannot be read ({error.strerror}): give it to the user who grades, or chmod +r"
+        )
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return _stand_in(f"{name} is no regular file: put a file with your code there")
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        return _stand_in(
+            f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB ({info.st_size} bytes): "
+            "a module holds code, not data"
+        )
+    return data

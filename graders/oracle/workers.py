@@ -29,6 +29,8 @@ _START_TIMEOUT_S = 120.0
 class WorkerLost(RuntimeError):
     """The worker gave no answer: it hung, died or broke the protocol."""
 
+    __module__ = "builtins"  # tracebacks leave "builtins." out: a student need not know the grader
+
 
 @dataclass
 class Output:
@@ -83,6 +85,11 @@ class ForkServer:
     _control: Channel | None = field(default=None, init=False)
     _ready: bool = field(default=False, init=False)
 
+    @property
+    def pid(self) -> int | None:
+        """The fork server's process, while there is one."""
+        return self._process.pid if self._process is not None else None
+
     def start(self) -> None:
         """Start importing; does not wait, so that the oracle imports at the same time."""
         if self._process is not None and self._process.poll() is None:
@@ -120,6 +127,7 @@ class ForkServer:
             stdin=subprocess.DEVNULL,
             env=environment,
             cwd="/",
+            start_new_session=True,  # Ctrl-C is the oracle's to handle
         )
         theirs.close()
         self._control, self._ready = Channel(ours), False
@@ -157,7 +165,7 @@ class ForkServer:
             self._control.close()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(2)
+                self._process.wait(2 if self._ready else 0)  # importing, it would not listen
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGKILL)
                 self._process.wait()
@@ -217,6 +225,7 @@ class ForkedWorker:
 
     def request(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """One question, one answer, within what is left of the test's time."""
+        __tracebackhide__ = True
         if self.closed:
             raise WorkerLost("the worker is gone")
         started = time.monotonic()
@@ -297,19 +306,26 @@ class InlineWorker:
     """Isolation ``none``: the submission runs in the oracle's own process, for a debugger."""
 
     def __init__(
-        self, package: str, directory: Path, device: str, harness: Path | None = None
+        self,
+        package: str,
+        directory: Path,
+        device: str,
+        harness: Path | None = None,
+        *,
+        debug: bool = False,
     ) -> None:
         import importlib.util
-        import pdb
 
+        from graders.oracle.debugger import PostMortem
         from graders.worker.servant import Servant
-
-        def post_mortem(traceback: object) -> None:
-            pdb.post_mortem(traceback)  # type: ignore[arg-type]
 
         interactive = sys.stdin is not None and sys.stdin.isatty()
         self._servant = Servant(
-            package, directory, device=device, on_exception=post_mortem if interactive else None
+            package,
+            directory,
+            device=device,
+            on_exception=PostMortem(directory) if debug and interactive else None,
+            inline=True,
         )
         if harness is not None and harness.exists():
             spec = importlib.util.spec_from_file_location("inferlab_harness", harness)

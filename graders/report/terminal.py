@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -42,6 +43,17 @@ _STATUS = {
 }
 
 
+class _Console(Console):
+    """A console whose reader may leave: rich would end the program, and with it the grading."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to come to nowhere."""
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.file.fileno())
+        os.close(null)
+
+
 def make_console(file: IO[str] | None = None, *, width: int | None = None) -> Console:
     """A console with colour on terminals and none in pipes (rich decides, and honours NO_COLOR)."""
     stream = file or sys.stdout
@@ -50,7 +62,7 @@ def make_console(file: IO[str] | None = None, *, width: int | None = None) -> Co
         # A student's arrow or accent must not end a run on a terminal that cannot show it.
         stream.reconfigure(errors="replace")
     # In a pipe rich assumes 80 columns; a log reads better a little wider.
-    return Console(
+    return _Console(
         file=stream,
         width=width or (None if tty else 100),
         highlight=False,
@@ -214,7 +226,8 @@ def render(record: Record) -> RenderableType:
         Text(f"{record.lab}  {record.title}", style="bold"),
         Text(
             f"{record.target} on {record.device}, isolation {record.isolation}, "
-            f"{record.duration_s:.1f} s",
+            + (f"seed {record.seed}, " if record.seed else "")
+            + f"{record.duration_s:.1f} s",
             style="dim",
         ),
         Text(),
@@ -232,8 +245,11 @@ def render(record: Record) -> RenderableType:
             task = (solid or failing)[0]
             parts += [
                 Text(),
+                # The command that works without nox installed, as the README gives it.
                 Text(
-                    f"Stuck? The next hint: nox -s {name} -- --hint --task {task.id}", style="cyan"
+                    f"Stuck? The next hint: python3 noxfile.py -s {name} -- "
+                    f"--hint --task {task.id}",
+                    style="cyan",
                 ),
             ]
     return Group(*parts)

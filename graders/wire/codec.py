@@ -25,6 +25,7 @@ MAX_DEPTH = 32
 MAX_ITEMS = 2_000_000
 MAX_TENSOR_BYTES = 8 * 2**30
 _BLOCK = 64 * 1024  # words of eight bytes
+_equal = torch.equal  # as it was before any submission could replace it
 _SEALS = getattr(fcntl, "F_SEAL_WRITE", 8) | 0x2 | 0x4  # write, shrink, grow
 
 DTYPES = {
@@ -231,7 +232,7 @@ def _ever_written(address: int, size: int) -> bool:
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     # NaN must equal itself, so bytes are compared, not numbers.
     first, second = (t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
-    return torch.equal(first, second)
+    return _equal(first, second)
 
 
 def _same_bytes(one: memoryview, other: memoryview) -> bool:

@@ -24,7 +24,8 @@ from graders.wire.codec import HandleRef, Packer, Unpacker, WireError
 
 _MAX_MESSAGE = 4000
 _MAX_TRACEBACK = 8000
-_OWN_FILES = (os.path.dirname(os.path.abspath(__file__)), "<frozen importlib")
+_GRADERS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OWN_FILES = (f"{_GRADERS}/worker/", f"{_GRADERS}/wire/", "<frozen importlib")
 
 
 class Servant:
@@ -38,12 +39,14 @@ class Servant:
         device: str = "cpu",
         shown_as: str = "",
         on_exception: Callable[[types.TracebackType | None], None] | None = None,
+        inline: bool = False,
     ) -> None:
         self._name = f"labs.{package}"
         self._directory = directory
         self._device = device
         self._shown_as = shown_as
         self._on_exception = on_exception
+        self._inline = inline  # in the oracle's process, where Ctrl-C is the student's own
         self._objects: dict[int, object] = {}
         self._next = 1
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,11 +105,21 @@ class Servant:
         try:
             reply: messages.Reply = self._reply(request, fds, packer)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the submission's, too
+            if self._inline and isinstance(error, KeyboardInterrupt):
+                raise
             if self._on_exception is not None and not isinstance(error, NotImplementedError):
                 self._on_exception(error.__traceback__)
             packer.close()
             reply = self._error(error)
-        return messages.encode(reply), packer
+        try:
+            return messages.encode(reply), packer
+        except (UnicodeEncodeError, RecursionError) as error:  # a lone surrogate in some string
+            packer.close()
+            return self.refusal(error), packer
+
+    def refusal(self, error: Exception) -> bytes:
+        """The encoded reply that says why an answer cannot be sent."""
+        return messages.encode(self._error(WireError(f"the answer cannot be sent: {error}")))
 
     def _reply(self, request: messages.Request, fds: list[int], packer: Packer) -> messages.Reply:
         if isinstance(request, messages.Get):
@@ -162,13 +175,24 @@ class Servant:
             if not frame.filename.startswith(_OWN_FILES)
             and "importlib/__init__.py" not in frame.filename
         ]
+        names = [kind.__name__ for kind in type(error).__mro__ if kind is not object]
         text = "".join(traceback.format_list(frames[-20:]))
-        text += "".join(traceback.format_exception_only(type(error), error))
-        if self._shown_as:
-            text = text.replace(str(self._directory), self._shown_as)
         try:
             message = str(error)
-        except Exception:
+            text += "".join(traceback.format_exception_only(type(error), error))
+        except BaseException:  # noqa: B036 - a submission's __str__ may even leave the process
             message = "(the exception's own __str__ failed)"
-        names = [kind.__name__ for kind in type(error).__mro__ if kind is not object]
-        return messages.Error(names, message[:_MAX_MESSAGE], text[-_MAX_TRACEBACK:], phase)
+            text += f"{names[0]}: {message}\n"
+        if self._shown_as:
+            text = text.replace(str(self._directory), self._shown_as)
+        return messages.Error(
+            [_utf8(name) for name in names],
+            _utf8(message)[:_MAX_MESSAGE],
+            _utf8(text)[-_MAX_TRACEBACK:],
+            phase,
+        )
+
+
+def _utf8(text: str) -> str:
+    """The text with what UTF-8 has no bytes for (lone surrogates) as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

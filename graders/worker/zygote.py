@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from graders.wire.channel import Channel, ChannelClosed
+from graders.wire.channel import Channel, ChannelClosed, ProtocolError
 from graders.worker.limits import apply_rlimits, descendants, kill_all, reap, resident_bytes
 
 # Imported before any fork: inside the sandbox the grader's own files are not there.
@@ -45,11 +45,14 @@ def main(control_fd: int, preload: list[str]) -> None:
     _die_with_parent()
     gc.disable()
     for name in preload:
-        with contextlib.suppress(ImportError):  # the lab's own import will tell the student better
+        with contextlib.suppress(Exception):  # the lab's own import will tell the student better
             importlib.import_module(name)
     gc.freeze()  # a collection in a worker then leaves the libraries' pages shared
     gc.enable()
-    channel.send(b"ready")
+    try:
+        channel.send(b"ready")
+    except ChannelClosed:  # the oracle gave up before it needed a worker
+        os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     supervisors: set[int] = set()
     while True:
@@ -190,6 +193,10 @@ def _serve(request: Spawn, channel_fd: int) -> None:
     ]
     for name in [n for n in sys.modules if n == "labs" or n.startswith("labs.")]:
         del sys.modules[name]
+    # What the grader needs here is imported; the rest of it is not the submission's to import.
+    for name in [n for n in sys.modules if n == "graders" or n.startswith("graders.")]:
+        if hasattr(sys.modules[name], "__path__"):
+            sys.modules[name].__path__ = []
     sys.dont_write_bytecode = True
     torch: Any = sys.modules.get("torch")
     if torch is not None:
@@ -213,6 +220,8 @@ def _serve(request: Spawn, channel_fd: int) -> None:
             reply, packer = result
             try:
                 channel.send(reply, packer.fds)
+            except ProtocolError as error:
+                channel.send(servant.refusal(error))
             finally:
                 packer.close()
 

@@ -97,6 +97,32 @@ def test_a_good_manifest_is_read_whole(tmp_path: Path) -> None:
         ("plots:roofline", "plots.roofline", "is no call"),
         ("minutes = 90", "minutes = 0", "not a duration"),
         ('title = "Tokens"', 'title = " "', "title: the text is empty"),
+        ('summary = "One token after another."', 'summary = ""', "summary: the text is empty"),
+        ('title = "Rotary"', 'title = ""', "[[task]] 'rope': title: the text is empty"),
+        ("number = 1", "number = 0", "0 is not a lab number"),
+        ("number = 1", "number = 1.0", "number: expected int, got float"),
+        ("schema = 1", 'schema = "1"', "schema: expected int, got str"),
+        ("schema = 1\n", "", "the key `schema` is missing"),
+        ("minutes = 90", "minutes = 1.5", "minutes: expected int, got float"),
+        ('preload = ["torch"]', 'preload = "torch"', "preload: expected array, got str"),
+        ('preload = ["torch"]', 'preload = ["torch", ""]', "preload: '' is no module"),
+        ('preload = ["torch"]', 'preload = ["os; x"]', "preload: 'os; x' is no module"),
+        ('package = "lab01_tokens"', 'package = "lab01_Tokens"', "does not fit lab number 1"),
+        ('package = "lab01_tokens"', 'package = "lab01_other"', "lies in a folder called"),
+        ('id = "rope"', 'id = "Rope!"', "[[task]] 'Rope!': id: not a usable id"),
+        ('id = "rope"', 'id = ""', "id: not a usable id"),
+        ('module = "rope"', 'module = "ro pe"', "[[task]] 'rope': module: 'ro pe' is no module"),
+        ('module = "rope"', 'module = "rope.py:x"', "is no module"),
+        ('needs = ["norm"]', 'needs = "norm"', "[[task]] 'rope': needs: expected array"),
+        ('hints = ["Preallocate."]', 'hints = [" "]', "hints: there are no hints"),
+        ('hints = ["Preallocate."]', "hints = [1]", "expected str, got int"),
+        ("points = 60.0", "points = 0", "0.0 is not a number of points"),
+        ("points = 60.0", "points = inf", "inf is not a number of points"),
+        ("timeout_s = 2.5", "timeout_s = nan", "nan is not a time limit"),
+        ("timeout_s = 2.5", 'timeout_s = "2"', "timeout_s: expected float, got str"),
+        ('call = "plots:roofline"', "", "[[plot]] 'Roofline': the key `call` is missing"),
+        ('title = "Roofline"', 'title = "Roofline"\nx = 1', "[[plot]] 'Roofline': the key `x`"),
+        ("[[plot]]", "[plot]", "plot: expected array, got object"),
     ],
 )
 def test_each_fault_is_named(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -136,3 +162,30 @@ def test_no_such_lab_lists_the_labs_there_are(tmp_path: Path, name: str) -> None
 def test_no_labs_at_all(tmp_path: Path) -> None:
     with pytest.raises(LabNotFound, match="no labs"):
         find_lab(tmp_path, "lab01")
+
+
+def test_no_task_and_no_table_of_tasks(tmp_path: Path) -> None:
+    head, _, _ = GOOD.partition("[[task]]")
+    for text, says in (("", "`task` is missing"), ("task = []", "no task"), ("task = 3", "array")):
+        with pytest.raises(ManifestError, match=says):
+            load_manifest(write(tmp_path, head + text))
+
+
+def test_needs_in_a_wide_circle(tmp_path: Path) -> None:
+    text = GOOD.replace('title = "RMSNorm"', 'title = "RMSNorm"\nneeds = ["rope"]')
+    with pytest.raises(ManifestError, match=r"norm -> rope -> norm"):
+        load_manifest(write(tmp_path, text))
+
+
+def test_a_manifest_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").mkdir()
+    with pytest.raises(ManifestError, match=r"cannot be read \(Is a directory\)"):
+        load_manifest(tmp_path)
+
+
+def test_two_labs_of_one_number_are_not_confused(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    write(tmp_path, GOOD.replace("lab01_tokens", "lab01_bytes"), "lab01_bytes")
+    with pytest.raises(LabNotFound, match="lab01_bytes and lab01_tokens"):
+        find_lab(tmp_path, "lab01")
+    assert find_lab(tmp_path, "lab01_bytes").package == "lab01_bytes"

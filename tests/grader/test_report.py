@@ -113,7 +113,7 @@ def test_the_terminal_says_what_a_student_needs() -> None:
         "10/40",
         "CPU tier  10/100",
         "GPU tier  not attempted (no GPU), worth 20 points",
-        "nox -s lab01 -- --hint --task rms_norm",
+        "python3 noxfile.py -s lab01 -- --hint --task rms_norm",
         "Turns keep lengths.",
     ):
         assert part in text

@@ -234,3 +234,36 @@ def test_feedback_carries_nothing_out() -> None:
 )
 def test_points_are_never_rounded_up(points: float, text: str) -> None:
     assert format_points(points) == text
+
+
+@pytest.mark.parametrize("points", [[33.3, 33.3, 33.4], [100 / 7] * 6 + [100 - 6 * (100 / 7)]])
+@pytest.mark.parametrize("cases", [1, 3, 7, 49])
+def test_no_float_dust(points: list[float], cases: int) -> None:
+    """All tests passed is all points, to the last bit, and the report says 100."""
+    names = [f"t{number}" for number in range(len(points))]
+    manifest = msgspec.structs.replace(
+        MANIFEST, tasks=tuple(task(n, p) for n, p in zip(names, points, strict=True))
+    )
+    lines = {
+        f"p::{name}[{case}]": ExpectedTest(name, 1 / cases + case * 0.1, "public")
+        for name in names
+        for case in range(cases)
+    }
+    ran = [TestResult(i, line.task, "public", outcome="passed") for i, line in lines.items()]
+    done = score(manifest, Expected(tests=lines), ran, hidden_present=True, gpu=False)
+    assert [t.earned for t in done] == points
+    assert {t.status for t in done} == {"passed"}
+    assert format_points(totals(record(done, True), "cpu").earned) == "100"
+    ran[0].outcome = "failed"
+    done = score(manifest, Expected(tests=lines), ran, hidden_present=True, gpu=False)
+    assert done[0].earned < points[0]
+    assert format_points(totals(record(done, True), "cpu").earned) != "100"
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1e999", "null", '"1"', "NaN"])
+def test_a_weight_that_is_no_positive_number_is_refused(tmp_path: Path, weight: str) -> None:
+    line = '{"task": "norm", "visibility": "public", "weight": ' + weight + "}"
+    path = tmp_path / "expected.json"
+    path.write_text('{"schema": 1, "tests": {"p::norm": ' + line + "}}")
+    with pytest.raises(ScoringError, match="expected.json"):
+        read_expected(path)

@@ -134,14 +134,18 @@ class Course:
         for name, text in {**GOOD, **files}.items():
             if text is not None:
                 (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        grader = self.grader(isolation)
+        for name, value in options.items():
+            setattr(grader.options, name, value)
+        return grader.run(str(folder))
+
+    def grader(self, isolation: str) -> Grader:
+        """The grader of this course for a level; its fork server stays warm."""
         if isolation not in self._graders:
             self._graders[isolation] = Grader(
                 "lab90", Options(isolation=isolation, device="cpu"), self.root
             )
-        grader = self._graders[isolation]
-        for name, value in options.items():
-            setattr(grader.options, name, value)
-        return grader.run(str(folder))
+        return self._graders[isolation]
 
     def close(self) -> None:
         """End the fork servers."""
