@@ -32,12 +32,15 @@ class FastDecoder:
         *,
         graph: bool = True,
         compiled: bool = True,
+        kernels: bool = True,
+        overlap: bool = True,
     ) -> None:
         """Allocate every buffer for ``batch`` sequences of up to ``max_len`` tokens.
 
-        ``graph`` and ``compiled`` are there to measure what each is worth: False leaves the CUDA
-        graph or the compiler out. The grader leaves both at their defaults. Neither is used where
-        the weights are not on a CUDA device.
+        The switches are there to measure what each thing is worth: the CUDA graph, the compiler,
+        for one sequence kernels of our own (`decode_kernels`) in place of compiled ones, and
+        the overlap of each of these with the next. The grader leaves all at their defaults. None
+        is used where the weights are not on a CUDA device.
         """
         raise NotImplementedError("FastDecoder.__init__: your code here")
 
@@ -50,6 +53,11 @@ class FastDecoder:
     def _can_compile() -> bool:
         """Whether what torch.compile needs for CUDA is here: Triton, and a C compiler."""
         raise NotImplementedError("FastDecoder._can_compile: your code here")
+
+    @staticmethod
+    def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding in the half-split layout; ``cos`` and ``sin`` broadcast to ``x``."""
+        raise NotImplementedError("FastDecoder._rotate: your code here")
 
     @staticmethod
     def _layer(
@@ -67,6 +75,13 @@ class FastDecoder:
         raise NotImplementedError("FastDecoder._layer: your code here")
 
     @staticmethod
+    def _after_attention(
+        h: torch.Tensor, out: torch.Tensor, w: dict[str, torch.Tensor], eps: float
+    ) -> torch.Tensor:
+        """The rest of a layer: output projection, norm, MLP, and both residuals."""
+        raise NotImplementedError("FastDecoder._after_attention: your code here")
+
+    @staticmethod
     def _head(
         h_BC: torch.Tensor, norm: torch.Tensor, head_VC: torch.Tensor, eps: float
     ) -> torch.Tensor:
@@ -76,6 +91,10 @@ class FastDecoder:
     def _step(self) -> None:
         """One token for every sequence; reads and writes the static buffers only."""
         raise NotImplementedError("FastDecoder._step: your code here")
+
+    def _step_alone(self) -> None:
+        """The same step for one sequence, in five kernels a layer."""
+        raise NotImplementedError("FastDecoder._step_alone: your code here")
 
     @torch.inference_mode()
     def prefill(self, tokens_BT: torch.Tensor) -> torch.Tensor:
