@@ -6,6 +6,7 @@ key-value head, D head_dim, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings

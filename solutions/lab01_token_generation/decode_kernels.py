@@ -33,8 +33,6 @@ def _matvec_kernel(
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     other = tl.zeros([ROWS, BLOCK], tl.float32)
     squares = tl.zeros([BLOCK], tl.float32)
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
     for start in tl.static_range(0, C, BLOCK):
         i = start + columns
         inside = i < C
@@ -55,6 +53,8 @@ def _matvec_kernel(
         total += weights.to(tl.float32) * value[None, :]
         if GATED:
             other += second.to(tl.float32) * value[None, :]
+    if OVERLAP:  # any earlier, and the next kernel's loads would compete with these
+        tl.extra.cuda.gdc_launch_dependents()
     result = tl.sum(total, axis=1)
     # RMSNorm divides all channels by one number, so it can be done after the product.
     scale = tl.rsqrt(tl.sum(squares) / C + eps) if NORM else 1.0
@@ -119,7 +119,7 @@ def _attend_kernel(
     """One key-value head: rotate, write the cache, attend with the head's group of queries."""
     ### BEGIN SOLUTION
     head = tl.program_id(0)
-    if OVERLAP:
+    if OVERLAP:  # few programs: the rest of the GPU may load the next kernel's weights at once
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     p = tl.load(position)
