@@ -238,7 +238,11 @@ def _grade_once(grader: Grader, arguments: argparse.Namespace) -> int:
     with contextlib.nullcontext() if arguments.pdb else Progress(len(wanted)) as progress:
 
         def show(outcome: Outcome) -> None:
-            if progress is not None and outcome.outcome != "not_attempted":
+            if progress is None:
+                return
+            if outcome.outcome == "not_attempted":
+                progress.not_attempted(outcome.task, outcome.message)
+            else:
                 progress.task(outcome.task)
                 progress.test(outcome.outcome == "passed")
 

@@ -135,10 +135,16 @@ def everything_earned(record: Record) -> bool:
     )
 
 
-def format_points(points: float) -> str:
-    """Points with at most two decimals, never rounded up: 19.999 must not read as 20."""
-    text = f"{math.floor(points * 100 + 1e-6) / 100:.2f}"
-    return text.rstrip("0").rstrip(".")
+def format_points(points: float, of: float | None = None) -> str:
+    """Points with at most two decimals, rounded to the nearest, so that columns add up.
+
+    ``of`` is the full mark that they are a part of. What falls short of it never reads as all of
+    it: 19.999 of 20 is 19.99.
+    """
+    cents = round(points * 100)  # of two halves that make a whole number, one goes up
+    if of is not None and points < of - 1e-9 and cents >= round(of * 100):
+        cents = math.floor(points * 100)
+    return f"{cents / 100:.2f}".rstrip("0").rstrip(".")
 
 
 def _number(where: str, value: float, low: float, high: float | None = None) -> None:

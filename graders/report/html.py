@@ -27,6 +27,7 @@ from graders.report.terminal import (
     first_failure,
     shorten_chars,
     shorten_lines,
+    test_name,
     total_lines,
 )
 
@@ -65,7 +66,7 @@ _STATUS = {
     "partial": "in part",
     "failed": "failed",
     "to_grade": "public tests passed",
-    "not_attempted": "not attempted (no GPU)",
+    "not_attempted": "not attempted",
 }
 
 
@@ -168,7 +169,7 @@ def render_html(record: Record, audience: Audience = "student") -> str:
             {
                 "task": task,
                 "status": _STATUS[task.status],
-                "earned": format_points(task.earned),
+                "earned": format_points(task.earned, task.points),
                 "points": format_points(task.points),
                 "pending": format_points(pending) if pending else "",
                 "earned_width": _percent(task.earned, task.points),
@@ -190,13 +191,16 @@ def render_html(record: Record, audience: Audience = "student") -> str:
         audience=audience,
         tasks=tasks,
         lines=total_lines(record),
-        head_earned=format_points(head.earned),
+        head_earned=format_points(head.earned, head.points - head.to_grade),
         head_points=format_points(head.points - head.to_grade),
         head_tier="CPU tier" if cpu.points else "GPU tier",
         head_pending=format_points(head.to_grade) if head.to_grade else "",
         plots=plots,
+        # A record's times are UTC; a page is read by people.
+        started=re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*\+00:00$", r"\1 \2 UTC", record.started),
         measured=measured(record),
         advisory=ADVISORY,
         value=shorten_chars,
         block=shorten_lines,
+        name=test_name,
     )

@@ -39,7 +39,7 @@ _STATUS = {
     "partial": ("in part", "yellow"),
     "failed": ("failed", "red"),
     "to_grade": ("public tests passed", "cyan"),
-    "not_attempted": ("not attempted (no GPU)", "dim"),
+    "not_attempted": ("not attempted", "dim"),
 }
 
 
@@ -110,6 +110,11 @@ def first_failure(task: TaskResult) -> TestResult | None:
     return min(failures, key=lambda t: t.visibility == "hidden", default=None)
 
 
+def test_name(test: TestResult) -> str:
+    """A test's name without its visibility, which the reports say in words."""
+    return clean(test.id.removeprefix(f"{test.visibility}::"))
+
+
 def failing_needs(task: TaskResult, tasks: Iterable[TaskResult]) -> list[TaskResult]:
     """The tasks that this one builds on and that fail themselves."""
     return [t for t in tasks if t.id in task.needs and t.status in ("failed", "partial")]
@@ -121,14 +126,16 @@ def _table(record: Record) -> Table:
     table.add_column("", overflow="fold", ratio=1)
     table.add_column("tests", justify="right", no_wrap=True)
     table.add_column("points", justify="right", no_wrap=True)
+    # Beside the points and not among the words: numbers that add up stand in columns.
+    waiting = {task.id: to_grade(task, record.hidden_present) for task in record.tasks}
+    if any(waiting.values()):
+        table.add_column("to grade", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for task in record.tasks:
         word, style = _STATUS[task.status]
         skipped = task.status == "not_attempted"
         passed = sum(t.outcome == "passed" for t in task.tests)
-        pending = to_grade(task, record.hidden_present)
-        if pending and not skipped:
-            word += f", {format_points(pending)} to be graded"
+        pending = waiting[task.id]
         table.add_row(
             Text(task.id),
             Text(task.title),
@@ -136,8 +143,9 @@ def _table(record: Record) -> Table:
             Text(
                 f"-/{format_points(task.points)}"
                 if skipped
-                else f"{format_points(task.earned)}/{format_points(task.points)}"
+                else f"{format_points(task.earned, task.points)}/{format_points(task.points)}"
             ),
+            *([Text(format_points(pending) if pending else "-")] if any(waiting.values()) else []),
             Text(word, style=style),
         )
     return table
@@ -145,7 +153,7 @@ def _table(record: Record) -> Table:
 
 def total_lines(record: Record) -> list[str]:
     """One line per tier. What hidden tests would add is said apart, never as earned or lost."""
-    lines = []
+    lines, pending = [], []
     for tier, name in (("cpu", "CPU tier"), ("gpu", "GPU tier")):
         sums = totals(record, tier)  # type: ignore[arg-type]
         if not sums.points:
@@ -157,14 +165,16 @@ def total_lines(record: Record) -> list[str]:
             continue
         whole = format_points(sums.points)
         if sums.to_grade:
-            public = format_points(sums.points - sums.to_grade)
+            public = sums.points - sums.to_grade
             lines.append(
-                f"{name}  {format_points(sums.earned)} of the {public} points "
-                f"that public tests carry; "
-                f"{format_points(sums.to_grade)} of {whole} still to be graded by hidden tests"
+                f"{name}  {format_points(sums.earned, public)} of the "
+                f"{format_points(public)} points that public tests carry"
             )
+            pending.append(f"{format_points(sums.to_grade)} of {whole}")
         else:
-            lines.append(f"{name}  {format_points(sums.earned)}/{whole}")
+            lines.append(f"{name}  {format_points(sums.earned, sums.points)}/{whole}")
+    if pending:
+        lines.append(f"Still to be graded by hidden tests: {' and '.join(pending)} points")
     return lines
 
 
@@ -193,7 +203,7 @@ def _failure(record: Record, task: TaskResult) -> Iterable[RenderableType]:
         yield Text(f"builds on {need.id}, which fails: fix that first", style="yellow")
     if test.invariant:
         yield Text(clean(test.invariant).strip(), style="bold")
-    yield Text(f"{test.id} ({test.visibility})", style="dim")
+    yield Text(f"{test.visibility} test {test_name(test)}", style="dim")
     if test.message:
         yield Text(shorten_chars(test.message, 1200))
     for label, value in (("given", test.given), ("expected", test.expected), ("got", test.got)):
@@ -308,6 +318,13 @@ class Progress:
             self._task, self._passed, self._seen = task_id, 0, 0
             self._refresh()
 
+    def not_attempted(self, task_id: str, reason: str) -> None:
+        """A test that was left out. A task's first one says why for all of them."""
+        if task_id != self._task:
+            self.task(task_id)
+            if self._live is None:
+                self.console.print(Text(f"{task_id}: {reason}"), soft_wrap=True)
+
     def test(self, passed: bool) -> None:
         """One test is done."""
         self.done += 1
@@ -319,7 +336,9 @@ class Progress:
     def _line(self) -> Spinner:
         seconds = time.monotonic() - self._started
         failed = f", {self.failed} failed" if self.failed else ""
-        text = f"{self.done}/{self.total} tests{failed}  {self._task}  {seconds:.0f} s"
+        text = (
+            f"{self.done}/{max(self.done, self.total)} tests{failed}  {self._task}  {seconds:.0f} s"
+        )
         return Spinner("dots", text=Text(text, no_wrap=True, overflow="ellipsis"))
 
     def _refresh(self) -> None:

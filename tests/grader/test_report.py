@@ -11,7 +11,13 @@ from rich.console import Console
 
 from graders.record import Record, TaskResult, TestResult
 from graders.report.html import render_html, safe_svg
-from graders.report.terminal import Progress, make_console, print_report, shorten_lines
+from graders.report.terminal import (
+    Progress,
+    make_console,
+    print_report,
+    shorten_lines,
+    total_lines,
+)
 
 EVIL = "<script>alert(1)</script>"
 SVG = (
@@ -122,11 +128,54 @@ def test_the_terminal_says_what_a_student_needs() -> None:
 
 
 def test_open_points_are_said_apart() -> None:
-    text = " ".join(printed(made_up(hidden=False)).split())
-    assert "10 of the 80 points that public tests carry; 20 of 100 still to be graded" in text
+    text = printed(made_up(hidden=False), 80)
+    assert "CPU tier  10 of the 80 points that public tests carry\n" in text
+    assert "Still to be graded by hidden tests: 20 of 100 points\n" in text
+    assert re.search(r"rms_norm .* 10/40 +20  in part\n", text)
+    assert re.search(r"fast .* -/20 +-  not attempted\n", text)
     page = render_html(made_up(hidden=False))
     assert "20 still to be graded" in page
     assert "10/100" not in text + page
+
+
+def test_both_tiers_may_be_open() -> None:
+    record = made_up(hidden=False)
+    record.tasks[2].status = "to_grade"
+    record.tasks[2].earned = 10
+    *tiers, last = total_lines(record)
+    assert tiers == [
+        "CPU tier  10 of the 80 points that public tests carry",
+        "GPU tier  10 of the 10 points that public tests carry",
+    ]
+    assert last == "Still to be graded by hidden tests: 20 of 100 and 10 of 20 points"
+
+
+def test_nothing_is_open_where_hidden_tests_ran() -> None:
+    assert "to grade" not in printed(made_up())
+    assert "to be graded" not in printed(made_up()) + render_html(made_up())
+
+
+def test_a_nearly_full_mark_does_not_read_as_full() -> None:
+    record = made_up()
+    record.tasks[0].earned = 39.999
+    record.tasks[1].earned = 60
+    for text in (printed(record), re.sub(r"<[^>]+>", "", render_html(record))):
+        assert "39.99" in text
+        assert "99.99" in text
+        assert not re.search(r"\b(40 ?/ ?40|100 ?/ ?100|100 of 100)\b", text)
+
+
+def test_a_test_is_called_public_or_hidden_once() -> None:
+    record = made_up()
+    for test in record.tasks[0].tests:
+        test.id = f"{test.visibility}::{test.id}"
+    text = printed(record)
+    assert "public test t::b[2]\n" in text
+    assert "public::" not in text
+    page = render_html(record)
+    assert "public test · <code>t::b[2]</code>" in page
+    assert "hidden test · <code>t::h[SECRETID]</code>" in page
+    assert "SECRETID" not in render_html(record, "feedback")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
@@ -161,7 +210,16 @@ def test_progress_in_a_pipe_is_plain_lines() -> None:
         progress.test(False)
         progress.task("rope")
         progress.test(True)
-    assert stream.getvalue() == "norm: 1 of 2 tests passed\nrope: 1 of 1 tests passed\n"
+        progress.not_attempted("fast", "not attempted (no GPU)")
+        progress.not_attempted("fast", "not attempted (no GPU)")
+        progress.task("last")
+        progress.test(False)
+    assert stream.getvalue().splitlines() == [
+        "norm: 1 of 2 tests passed",
+        "rope: 1 of 1 tests passed",
+        "fast: not attempted (no GPU)",
+        "last: 0 of 1 tests passed",
+    ]
 
 
 def test_progress_on_a_terminal_is_one_line_that_goes_away() -> None:

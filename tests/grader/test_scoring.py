@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import msgspec
@@ -230,10 +231,36 @@ def test_feedback_carries_nothing_out() -> None:
 
 @pytest.mark.parametrize(
     ("points", "text"),
-    [(20, "20"), (19.999, "19.99"), (100 / 3, "33.33"), (0, "0"), (0.29, "0.29")],
+    [
+        (20, "20"),
+        (19.999, "19.99"),
+        (20 - 1e-8, "19.99"),
+        (20 - 1e-12, "20"),
+        (19.98765, "19.99"),
+        (10.8888, "10.89"),
+        (20 / 3, "6.67"),
+        (0, "0"),
+        (0.29, "0.29"),
+    ],
 )
-def test_points_are_never_rounded_up(points: float, text: str) -> None:
-    assert format_points(points) == text
+def test_points_are_rounded_but_never_to_a_full_mark(points: float, text: str) -> None:
+    assert format_points(points, 20) == text
+
+
+@pytest.mark.parametrize("whole", [7, 8, 10, 12, 14, 17, 100])
+@pytest.mark.parametrize("tests", [3, 7, 16, 32])
+def test_two_parts_of_a_mark_add_up(whole: int, tests: int) -> None:
+    """What is earned and what is to be graded, as printed: their sum is the mark."""
+    for passed in range(1, tests):
+        part = whole * passed / tests
+        printed = [format_points(part, whole), format_points(whole - part)]
+        assert math.isclose(sum(map(float, printed)), whole, abs_tol=1e-9), printed
+
+
+def test_a_full_mark_need_not_be_whole() -> None:
+    assert format_points(33.2999, 33.3) == "33.29"
+    assert format_points(33.3, 33.3) == "33.3"
+    assert format_points(33.2999) == "33.3"  # a sum that is no part of anything
 
 
 @pytest.mark.parametrize("points", [[33.3, 33.3, 33.4], [100 / 7] * 6 + [100 - 6 * (100 / 7)]])
@@ -253,11 +280,11 @@ def test_no_float_dust(points: list[float], cases: int) -> None:
     done = score(manifest, Expected(tests=lines), ran, hidden_present=True, gpu=False)
     assert [t.earned for t in done] == points
     assert {t.status for t in done} == {"passed"}
-    assert format_points(totals(record(done, True), "cpu").earned) == "100"
+    assert format_points(totals(record(done, True), "cpu").earned, 100) == "100"
     ran[0].outcome = "failed"
     done = score(manifest, Expected(tests=lines), ran, hidden_present=True, gpu=False)
     assert done[0].earned < points[0]
-    assert format_points(totals(record(done, True), "cpu").earned) != "100"
+    assert format_points(totals(record(done, True), "cpu").earned, 100) != "100"
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "1e999", "null", '"1"', "NaN"])
