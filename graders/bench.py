@@ -448,7 +448,8 @@ def memory(plan: Plan, lab: str) -> list[Figure]:
     try:
         while process.poll() is None:
             used, kind = _tree_bytes(process)
-            samples.append(used / 2**30)
+            if used:  # a process that just ended has none
+                samples.append(used / 2**30)
             time.sleep(0.05)
             if time.monotonic() - started > _RUN_LIMIT_S:
                 raise Unmeasured("the run took too long")

@@ -8,20 +8,18 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
-import tomllib
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from graders.manifest import LabNotFound, ManifestError, find_lab, lab_directories
+from graders.manifest import LabNotFound, ManifestError, find_lab
 from graders.oracle.grade import ROOT, GradeError, Grader, Options
 from graders.oracle.stage import StageError
 from graders.oracle.workers import WorkerLost
 from graders.plugin import Outcome
+from graders.proofs import all_labs, mutants, prove
 from graders.record import Record, everything_earned, to_json
 from graders.scoring import ExpectedTest, ScoringError, expected_json, make_expected
 from graders.sync import SyncError, sync
@@ -62,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--device",
         default="auto",
         choices=["auto", "cpu", "cuda"],
-        help="auto: GPU tasks where there is a GPU",
+        help="auto: GPU tasks where there is a GPU; cuda: an error without one; cpu: never",
     )
     grade.add_argument(
         "--isolation", default="process", choices=["none", "process", "sandbox"],
@@ -100,7 +98,14 @@ def parser() -> argparse.ArgumentParser:
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("labs", nargs="*", help="lab01 …; all when left out")
-        verb.add_argument("--jobs", type=int, default=2)
+        verb.add_argument("--jobs", type=int, default=2, help="grade so many at once")
+        if name == "solutions":
+            verb.add_argument(
+                "--device",
+                default="cpu",
+                choices=["auto", "cpu", "cuda"],
+                help="cuda: the GPU tier too, an error without a GPU; auto: where there is one",
+            )
     sync = verbs.add_parser(
         "sync", help="write stubs and lists of expected tests from the solutions and tests"
     )
@@ -152,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "grade":
                 return _grade(options)
             case "solutions":
-                return prove(options.labs, options.jobs)
+                return prove(options.labs, options.jobs, options.device)
             case "mutants":
                 return mutants(options.labs, options.jobs)
             case "sync":
@@ -213,7 +218,7 @@ def _grade(arguments: argparse.Namespace) -> int:
     options = Options(
         isolation="none" if arguments.pdb else arguments.isolation,
         device=arguments.device,
-        only_task=arguments.task,
+        only=(arguments.task,) if arguments.task else (),
         pdb=arguments.pdb,
         seed=arguments.seed,
         plots=arguments.html is not None,
@@ -231,7 +236,7 @@ def _grade_once(grader: Grader, arguments: argparse.Namespace) -> int:
     wanted = [
         test
         for test in grader.expected().tests.values()
-        if grader.options.only_task in (None, test.task)
+        if test.task in (grader.options.only or (test.task,))
         and grader.manifest.task(test.task).tier == "cpu"
     ]
     # The live line and a debugger cannot share a terminal.
@@ -333,151 +338,6 @@ def _hint(grader: Grader, record: Record) -> str:
     if not everything_earned(record):
         return "No hint: nothing was attempted."
     return "No hint needed: everything attempted was earned."
-
-
-# -- proofs ----------------------------------------------------------------------------------------
-
-
-def all_labs() -> list[str]:
-    """The labs of this tree, by number."""
-    return [folder.name.split("_")[0] for folder in lab_directories(ROOT)]
-
-
-def _variants(lab: str) -> list[tuple[str, Path, dict[str, Any]]]:
-    manifest = find_lab(ROOT, lab)
-    folder = ROOT / "graders" / f"lab{manifest.number:02d}"
-    found: list[tuple[str, Path, dict[str, Any]]] = []
-    for alternative in sorted(
-        p for p in (folder / "alternatives").glob("*") if p.is_dir() and p.name != "__pycache__"
-    ):
-        found.append((f"alternative {alternative.name}", alternative, {"fails": []}))
-    return found
-
-
-def load_mutants(lab: str) -> list[dict[str, Any]]:
-    """The mutants of a lab, each checked to apply exactly once to its module."""
-    manifest = find_lab(ROOT, lab)
-    path = ROOT / "graders" / f"lab{manifest.number:02d}" / "mutants.toml"
-    if not path.exists():
-        raise GradeError(
-            f"there is no {path.relative_to(ROOT)}: in a student's release mutants are left out, "
-            "in the course it is a file to write (see CONTRIBUTING.md)"
-        )
-    listed: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", [])
-    tasks = {task.id for task in manifest.tasks}
-    for mutant in listed:
-        source = (ROOT / "solutions" / manifest.package / mutant["module"]).read_text()
-        if source.count(mutant["find"]) != 1:
-            raise GradeError(
-                f"{path.name}: mutant {mutant['name']!r} must apply exactly once, "
-                f"found {source.count(mutant['find'])}"
-            )
-        if not mutant["fails"] or set(mutant["fails"]) - tasks:
-            raise GradeError(
-                f"{path.name}: mutant {mutant['name']!r} names tasks {mutant['fails']}, "
-                f"known are {sorted(tasks)}"
-            )
-    return listed
-
-
-def lost_tasks(record: Record) -> list[str]:
-    """Tasks attempted and not fully earned."""
-    return [t.id for t in record.tasks if t.status in ("failed", "partial")]
-
-
-def _grade_many(
-    lab: str, jobs: list[tuple[str, str, str, str]]
-) -> list[tuple[str, float, list[str]]]:
-    """Grade in a pool process; gives (name, points, lost tasks) for each job.
-
-    A job is (name, target, overlay folder or '', mutant JSON or '').
-    """
-    results = []
-    with Grader(lab, Options(stop_after_first_failure=True, device="cpu")) as grader:
-        for name, target, overlay, mutant in jobs:
-            with tempfile.TemporaryDirectory() as folder:
-                place = Path(overlay) if overlay else None
-                if mutant:
-                    spec = json.loads(mutant)
-                    source = (
-                        ROOT / "solutions" / grader.manifest.package / spec["module"]
-                    ).read_text()
-                    (Path(folder) / spec["module"]).write_text(
-                        source.replace(spec["find"], spec["replace"])
-                    )
-                    place = Path(folder)
-                record = grader.run(target, overlay=place)
-            results.append((name, sum(t.earned for t in record.tasks), lost_tasks(record)))
-    return results
-
-
-def _grade_all(
-    lab: str, jobs: list[tuple[str, str, str, str]], processes: int
-) -> list[tuple[str, float, list[str]]]:
-    import multiprocessing
-
-    shares = [jobs[i::processes] for i in range(processes)]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        done = list(pool.map(_grade_many, [lab] * processes, shares))
-    by_name = {result[0]: result for share in done for result in share}
-    return [by_name[job[0]] for job in jobs]
-
-
-def prove(labs: Sequence[str], processes: int = 2) -> int:
-    """Stubs earn 0 in every task, solutions and alternatives earn everything."""
-    failed = 0
-    if not (ROOT / "solutions").is_dir():
-        raise GradeError(
-            "this tree holds no solutions/: it is a student's release. "
-            "Grade your own work with `grade`"
-        )
-    for lab in labs or all_labs():
-        manifest = find_lab(ROOT, lab)
-        cpu = [task.id for task in manifest.tasks if task.tier == "cpu"]
-        jobs = [("stubs", "labs", "", ""), ("solution", "solution", "", "")]
-        jobs += [(name, "solution", str(path), "") for name, path, _ in _variants(lab)]
-        for name, points, lost in _grade_all(lab, jobs, processes):
-            good = (points == 0 and lost == cpu) if name == "stubs" else not lost
-            failed += not good
-            print(
-                f"{'ok  ' if good else 'FAIL'} {lab} {name}: {points:g} points"
-                + (f", lost {', '.join(lost)}" if lost and name != "stubs" else "")
-            )
-    return 1 if failed else 0
-
-
-def mutants(labs: Sequence[str], processes: int = 2) -> int:
-    """Print the kill matrix; every mutant must lose exactly the tasks it is listed for."""
-    wrong = total = 0
-    for lab in labs or all_labs():
-        listed = load_mutants(lab)
-        tasks = [task.id for task in find_lab(ROOT, lab).tasks if task.tier == "cpu"]
-        jobs = [(m["name"], "solution", "", json.dumps(m)) for m in listed]
-        width = max(map(len, [m["name"] for m in listed])) if listed else 0
-        print(
-            f"\n{lab}: columns are tasks: "
-            + ", ".join(f"{i + 1} {task}" for i, task in enumerate(tasks))
-        )
-        for mutant, (name, _, lost) in zip(listed, _grade_all(lab, jobs, processes), strict=True):
-            cells = " ".join(
-                "x"
-                if t in lost and t in mutant["fails"]
-                else "!"
-                if t in lost
-                else "-"
-                if t in mutant["fails"]
-                else "."
-                for t in tasks
-            )
-            good = sorted(lost) == sorted(mutant["fails"])
-            wrong, total = wrong + (not good), total + 1
-            verdict = "killed" if good else f"WRONG: lost {', '.join(lost) or 'nothing'}"
-            print(f"  {name:<{width}}  {cells}  {verdict}")
-    print(
-        f"\n{total - wrong} of {total} mutants lose exactly the tasks they are listed for "
-        "(x killed, - survived, ! not listed)"
-    )
-    return 1 if wrong else 0
 
 
 # -- sync ------------------------------------------------------------------------------------------

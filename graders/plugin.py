@@ -66,9 +66,8 @@ class Run:
     lab_dir: Path | None = None  # of a plain pytest run, which may go over several labs
     timeouts: dict[str, float] = field(default_factory=dict)
     gpu_tasks: frozenset[str] = frozenset()
-    cpu_device: str = "cpu"
     gpu_device: str | None = None
-    only_task: str | None = None
+    only: tuple[str, ...] = ()
     stop_after_first_failure: bool = False
     collect_only: bool = False
     seed: int = 0
@@ -86,7 +85,7 @@ class Run:
 
     def device_of(self, task: str) -> str | None:
         """The device a task runs on; None when it needs a GPU and there is none."""
-        return self.gpu_device if task in self.gpu_tasks else self.cpu_device
+        return self.gpu_device if task in self.gpu_tasks else "cpu"
 
     def worker(self, task: str) -> Worker:
         """The task's worker: a fresh fork for each task, and again after one died."""
@@ -162,8 +161,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(
         key=lambda item: (order.get(_task(item) or "", len(order)), visibility(item) != "public")
     )
-    if run.only_task:
-        items[:] = [item for item in items if _task(item) == run.only_task]
+    if run.only:
+        items[:] = [item for item in items if _task(item) in run.only]
     if run.collect_only:
         items.clear()
 

@@ -37,7 +37,7 @@ class Options:
 
     isolation: str = "process"
     device: str = "auto"
-    only_task: str | None = None
+    only: tuple[str, ...] = ()  # tasks to grade; all when empty
     stop_after_first_failure: bool = False
     pdb: bool = False
     seed: int = 0
@@ -55,9 +55,9 @@ class Grader:
         self.lab_dir = root / "labs" / self.manifest.package
         self.hidden_dir = root / "graders" / self.number
         known = [task.id for task in self.manifest.tasks]
-        if options.only_task and options.only_task not in known:
+        if unknown := [task for task in options.only if task not in known]:
             raise GradeError(
-                f"{self.number} has no task {options.only_task!r}; its tasks are {', '.join(known)}"
+                f"{self.number} has no task {unknown[0]!r}; its tasks are {', '.join(known)}"
             )
         self.server = ForkServer(ROOT, tuple(self.manifest.preload))
         if options.isolation == "sandbox":
@@ -149,9 +149,8 @@ class Grader:
             task_order=[task.id for task in self.manifest.tasks],
             timeouts={task.id: float(task.timeout_s) for task in self.manifest.tasks},
             gpu_tasks=frozenset(task.id for task in self.manifest.tasks if task.tier == "gpu"),
-            cpu_device="cuda" if options.device == "cuda" else "cpu",
             gpu_device=_gpu_device(options.device),
-            only_task=options.only_task,
+            only=options.only,
             stop_after_first_failure=options.stop_after_first_failure,
             collect_only=collect_only,
             seed=options.seed,
@@ -232,7 +231,7 @@ class Grader:
             results,
             hidden_present=self.hidden_present,
             gpu=run.gpu_device is not None,
-            tasks=[self.options.only_task] if self.options.only_task else None,
+            tasks=self.options.only or None,
         )
         measurements: dict[str, dict[str, Figure]] = {}
         for outcome in run.outcomes:
@@ -248,7 +247,7 @@ class Grader:
         return Record(
             schema=1, lab=self.number, title=self.manifest.title, target=target,
             submission_sha256=stage.submission_sha256, isolation=self.options.isolation,
-            seed=self.options.seed, device=run.gpu_device or run.cpu_device, versions=versions,
+            seed=self.options.seed, device=run.gpu_device or "cpu", versions=versions,
             started=started_at.isoformat(timespec="seconds"), duration_s=time.time() - started,
             hidden_present=self.hidden_present, tasks=tasks, plots=plots,
             measurements=measurements,
@@ -343,6 +342,5 @@ def run_for_plain_pytest(lab_dir: Path, config: pytest.Config) -> Run:
         lab_dir=lab_dir,
         timeouts={task.id: float(task.timeout_s) for task in manifest.tasks},
         gpu_tasks=frozenset(task.id for task in manifest.tasks if task.tier == "gpu"),
-        cpu_device="cuda" if grader.options.device == "cuda" else "cpu",
         gpu_device=gpu_device,
     )

@@ -202,7 +202,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tier_through_the_grader(grader: Grader, on_cpu: None) -> None:
-    grader.options.only_task = "fast_decode"
+    grader.options.only = ("fast_decode",)
     (result,) = (record := grader.run("solution")).tasks
     tests = {test.id: test for test in result.tests}
     assert tests["hidden::test_fast_decode_tokens"].outcome == "passed"
@@ -218,7 +218,7 @@ def test_stubs_earn_nothing_on_a_gpu_and_cost_no_time(
     grader: Grader, on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast, "write_checkpoint", None)  # calling it would be an error of its own
-    grader.options.only_task = "fast_decode"
+    grader.options.only = ("fast_decode",)
     (result,) = grader.run("labs").tasks
     assert result.earned == 0 and len(result.tests) == 8
     assert {test.message for test in result.tests} == {"not written yet"}

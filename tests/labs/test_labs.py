@@ -5,13 +5,17 @@ Stubs are in sync and worth 0, solutions and alternatives worth everything, muta
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from graders import cli
-from graders.oracle.grade import ROOT
+from graders import cli, proofs
+from graders.manifest import find_lab
+from graders.oracle.grade import ROOT, GradeError
 from graders.sync import sync
+from tests.grader.toy import Course
 
-LABS = cli.all_labs()
+LABS = proofs.all_labs()
 
 
 def test_stubs_are_in_sync_with_the_solutions() -> None:
@@ -24,21 +28,71 @@ def test_lists_of_expected_tests_are_in_sync_with_the_tests() -> None:
 
 @pytest.mark.parametrize("lab", LABS)
 def test_stubs_earn_nothing_solutions_and_alternatives_everything(lab: str) -> None:
-    assert cli.prove([lab]) == 0
+    assert proofs.prove([lab]) == 0
 
 
 @pytest.mark.parametrize("lab", LABS)
 def test_every_mutant_loses_exactly_its_tasks(lab: str) -> None:
-    assert cli.mutants([lab]) == 0
+    assert proofs.mutants([lab]) == 0
 
 
 @pytest.mark.parametrize("lab", LABS)
 def test_every_cpu_task_has_five_mutants(lab: str) -> None:
-    manifest = cli.find_lab(ROOT, lab)
-    listed = cli.load_mutants(lab)
+    manifest = find_lab(ROOT, lab)
+    listed = proofs.load_mutants(lab)
     counts = {
-        task.id: sum(task.id in m["fails"] for m in listed)
+        task.id: sum(task.id in m.fails for m in listed)
         for task in manifest.tasks
         if task.tier == "cpu"
     }
     assert all(count >= 5 for count in counts.values()), counts
+
+
+def test_a_mutant_is_graded_on_every_task_that_can_see_its_module() -> None:
+    seen = proofs.reach(find_lab(ROOT, "lab02"))
+    assert seen["placement.py"] == {"placement"}
+    assert seen["roofline.py"] == {"roofline", "phases", "cost", "placement", "gpu_decode"}
+    everything = {task.id for task in find_lab(ROOT, "lab02").tasks}
+    assert seen["parameters.py"] == everything - {"roofline"}
+
+
+MUTANT = """
+[[mutant]]
+name = "a"
+module = "double.py"
+find = "x * 2"
+replace = "x * 3"
+fails = ["double"]
+why = "a mistake"
+"""
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("x * 2", "x * 4"), "is there 0 times"),
+        (('module = "double.py"', 'module = "none.py"'), "no module 'none.py'"),
+        (('fails = ["double"]', "fails = []"), "names tasks"),
+        (('fails = ["double"]', 'fails = ["nothing"]'), "names tasks"),
+        (('why = "a mistake"', ""), "why"),
+        (('why = "a mistake"', 'whi = "a mistake"'), "whi"),
+        (("[[mutant]]", "[[mutant]"), "mutants.toml"),
+    ],
+)
+def test_a_malformed_list_of_mutants_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], said: str
+) -> None:
+    Course(tmp_path)
+    solution = tmp_path / "solutions" / "lab90_toy"
+    solution.mkdir(parents=True)
+    (solution / "double.py").write_text("def double(x):\n    return x * 2\n")
+    path = tmp_path / "graders" / "lab90" / "mutants.toml"
+    monkeypatch.setattr(proofs, "ROOT", tmp_path)
+    path.write_text(MUTANT)
+    assert [mutant.name for mutant in proofs.load_mutants("lab90")] == ["a"]
+    path.write_text(MUTANT.replace(*change))
+    with pytest.raises(GradeError, match=said):
+        proofs.load_mutants("lab90")
+    path.write_text(MUTANT + MUTANT)
+    with pytest.raises(GradeError, match="twice"):
+        proofs.load_mutants("lab90")
