@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from graders import cli
+from graders import cli, proofs
 from graders.oracle.grade import Grader, Options
 from graders.worker.limits import descendants
 
@@ -361,6 +361,7 @@ def test_a_release_says_what_it_lacks(
     says: str,
 ) -> None:
     monkeypatch.setattr(cli, "ROOT", release)
+    monkeypatch.setattr(proofs, "ROOT", release)
     listed = (release / "labs" / "lab90_toy" / "expected.json").read_bytes()
     assert cli.main(arguments) == 2
     out, err = capfd.readouterr()
