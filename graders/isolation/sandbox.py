@@ -288,6 +288,10 @@ def _init(
         return 70
     os.close(life)
     os.setsid()  # no controlling terminal
+    # A handler from before the fork would run here, in process 1, at a signal from inside.
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     syscalls.unshare(_NAMESPACES)
     with contextlib.suppress(OSError):  # kernels built without cgroups

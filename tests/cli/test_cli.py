@@ -39,15 +39,21 @@ def run(
     )
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """``cli.main`` handles SIGTERM; what was there before comes back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def here(tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """``cli.main`` in this process works on the toy tree; temporary folders can be counted."""
     monkeypatch.setattr(cli, "ROOT", tree)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    before = signal.getsignal(signal.SIGTERM)
-    yield tree
-    signal.signal(signal.SIGTERM, before)
+    return tree
     assert list((tmp_path / "temporary").iterdir()) == [], "a temporary folder was left behind"
 
 

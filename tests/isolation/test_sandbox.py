@@ -351,6 +351,19 @@ def test_one_kill_ends_everything(prison: Prison, victim: str) -> None:
     os.waitpid(pid, 0)
 
 
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """A handler for SIGTERM that raises, as a command line may have one."""
+
+    def raises(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, raises)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handler")
 def test_init_cannot_be_killed_from_inside(prison: Prison) -> None:
     def probe() -> Any:
         for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSEGV):
