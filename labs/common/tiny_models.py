@@ -113,9 +113,10 @@ def train_tokenizer(directory: str | Path, *, count: int = TOKENIZER_DOCUMENTS) 
     """Write the byte-level BPE tokenizer, made from ``count`` documents, to ``directory``.
 
     All 256 bytes are in the alphabet, so every string round-trips. Digits stay single, as sums are
-    done digit by digit. Two builds are equal byte for byte.
+    done digit by digit. As with Llama's, ``<s>`` is put before a text unless special tokens are
+    turned off: a document begins with it. Two builds are equal byte for byte.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,9 @@ def train_tokenizer(directory: str | Path, *, count: int = TOKENIZER_DOCUMENTS) 
     tokenizer.train_from_iterator(_texts(count), trainer)
     if tokenizer.get_vocab_size() != VOCAB_SIZE:
         raise RuntimeError(f"{tokenizer.get_vocab_size()} tokens: the text has too few words")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)]
+    )
     settings = {
         # transformers 5 would write a class here that 4.51 refuses.
         "tokenizer_class": "PreTrainedTokenizerFast",

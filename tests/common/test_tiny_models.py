@@ -180,6 +180,7 @@ def test_the_tokenizer_has_its_special_tokens_and_every_byte() -> None:
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
     raw = bytes(range(256)).decode("latin-1")
     assert tokenizer.decode(tokenizer.encode(raw, add_special_tokens=False)) == raw
+    assert tokenizer("7").input_ids == [0, *tokenizer.encode("7", add_special_tokens=False)]
     assert encode(tokenizer, "7")[0] == 0 and encode(tokenizer, "7")[-1] == 1
 
 
