@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from graders.manifest import Manifest, find_lab, lab_directories
@@ -38,8 +39,15 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
 
 
-class _Mutants(msgspec.Struct, forbid_unknown_fields=True):
+class MutantList(msgspec.Struct, forbid_unknown_fields=True):
+    """The mutants of a lab.
+
+    ``costly`` names tasks whose tests take long (they run a whole model): they are graded only with
+    mutants of their own module, and with those that list them.
+    """
+
     mutant: tuple[Mutant, ...] = ()
+    costly: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,10 @@ def all_labs() -> list[str]:
 
 def load_mutants(lab: str) -> tuple[Mutant, ...]:
     """The mutants of a lab, each checked to apply exactly once to its module. Raises GradeError."""
+    return _mutant_list(lab).mutant
+
+
+def _mutant_list(lab: str) -> MutantList:
     manifest = find_lab(ROOT, lab)
     path = ROOT / "graders" / manifest.name / "mutants.toml"
     if not path.exists():
@@ -78,12 +90,16 @@ def load_mutants(lab: str) -> tuple[Mutant, ...]:
             "in the course it is a file to write (see CONTRIBUTING.md)"
         )
     try:
-        listed = msgspec.toml.decode(path.read_bytes(), type=_Mutants).mutant
+        listed = msgspec.toml.decode(path.read_bytes(), type=MutantList)
     except (msgspec.DecodeError, tomllib.TOMLDecodeError) as error:
         raise GradeError(f"{path.relative_to(ROOT)}: {error}") from None
     tasks = {task.id for task in manifest.tasks}
     names: set[str] = set()
-    for mutant in listed:
+    if set(listed.costly) - tasks:
+        raise GradeError(
+            f"{path.relative_to(ROOT)}: costly names {listed.costly}, known are {sorted(tasks)}"
+        )
+    for mutant in listed.mutant:
         here = f"{path.relative_to(ROOT)}: mutant {mutant.name!r}"
         if mutant.name in names:
             raise GradeError(f"{here} is there twice; give one another name")
@@ -99,10 +115,11 @@ def load_mutants(lab: str) -> tuple[Mutant, ...]:
     return listed
 
 
-def reach(manifest: Manifest) -> dict[str, set[str]]:
+def reach(manifest: Manifest, costly: Sequence[str] = ()) -> dict[str, set[str]]:
     """For each module file of the solution, the tasks it can matter to.
 
-    A task sees its own module and those of the tasks it builds on, and whatever these import.
+    A task sees its own module and those of the tasks it builds on, and whatever these import; a
+    ``costly`` one is left out unless the module is its own.
     """
     folder = ROOT / "solutions" / manifest.package
     imports: dict[str, set[str]] = {}
@@ -127,7 +144,8 @@ def reach(manifest: Manifest) -> dict[str, set[str]]:
                 modules.add(name)
                 todo += imports[name]
         for name in modules:
-            tasks_of[name].add(task.id)
+            if task.id not in costly or name == task.module.split(".")[0]:
+                tasks_of[name].add(task.id)
     return {f"{name}.py": tasks for name, tasks in tasks_of.items()}
 
 
@@ -138,6 +156,7 @@ _grader: Grader | None = None
 def _open(lab: str) -> None:
     global _grader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)  # several of these share the cores
     _grader = Grader(lab, Options(stop_after_first_failure=True))
 
 
@@ -231,9 +250,10 @@ def mutants(labs: Sequence[str], processes: int = 2) -> int:
     """Print the kill matrix; every mutant must lose exactly the tasks it is listed for. 0 if so."""
     wrong = total = 0
     for lab in labs or all_labs():
-        manifest, listed = find_lab(ROOT, lab), load_mutants(lab)
+        manifest, made = find_lab(ROOT, lab), _mutant_list(lab)
+        listed = made.mutant
         tasks = [task.id for task in manifest.tasks if task.tier == "cpu"]
-        matters = reach(manifest)
+        matters = reach(manifest, made.costly)
         jobs = [
             Job(
                 mutant.name,
