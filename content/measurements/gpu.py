@@ -2,10 +2,12 @@
 
     python3 content/measurements/gpu.py --out DIR [--labs lab01,lab02] [--quick]
 
-Writes ``DIR/<lab>-<gpu>.json`` (the record of the solution, graded) for each lab, and
-``DIR/fast_decode-<gpu>.json``: lab 01's decoder in its variants, in this process, beside copy
-bandwidth and transformers' generate, all samples kept. A part that fails is written down as its
-error, and the others go on. Needs the packages of lab 01; without a GPU it says so and ends with 3.
+Writes ``DIR/<lab>-<gpu>.json`` (the record of the solution, graded) for each lab, and with lab 01
+``DIR/fast_decode-<gpu>.json``: its decoder in its variants, in this process, beside copy bandwidth
+and transformers' generate; with lab 03 ``DIR/int4_kernel-<gpu>.json``: its kernel in its tile
+sizes beside cuBLAS in bf16, torch's own int4 and bitsandbytes' NF4. All samples are kept. A part
+that fails is written down as its error, and the others go on. Needs the labs' packages; without a
+GPU it says so and ends with 3.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402 - after the path
 
 from graders.lab01 import fast  # noqa: E402
+from graders.lab03 import int4  # noqa: E402
 from graders.oracle import gpu  # noqa: E402
 
 # Each adds one thing to the one before. Kernels of our own exist for one sequence only.
@@ -47,6 +50,15 @@ GRADE_TIMEOUT_S = 300
 TINY = fast.Workload(
     vocab_size=97, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16,
     intermediate_size=96, prompt=5, steps=6, calls=2, reference_calls=1, calibration_rows=64,
+)  # fmt: skip
+# Lab 03: output and input channels; what a graph holds must be many times any cache.
+SHAPES = ((4096, 14336), (14336, 4096), (4096, 4096))
+INT4_BATCHES = (1, 16)
+STACK_BYTES = 3 * 2**30
+# Tiles as in int4_cuda: warps of a block, 16s of rows of a block, stages of the ring.
+INT4_TILES = (
+    (1, 1, 4), (1, 2, 4), (2, 1, 4), (2, 2, 4), (4, 1, 4), (4, 1, 6), (7, 1, 4),
+    (4, 2, 3), (8, 1, 3), (14, 1, 2), (2, 2, 6),
 )  # fmt: skip
 
 
@@ -151,10 +163,10 @@ def attempt(into: dict[str, Any], name: str, make: Any) -> None:
         into[name] = make()
     except Exception as error:
         detail = {k: str(getattr(error, k, "")) for k in ("expected", "got")}
-        into[name] = {
-            "error": f"{type(error).__name__}: {error}"[:2000],
-            "traceback": traceback.format_exc()[-6000:],
-        } | {k: v for k, v in detail.items() if v}
+        traceback.print_exc()  # not kept: it is full of this machine's paths
+        into[name] = {"error": f"{type(error).__name__}: {error}"[:2000]} | {
+            k: v for k, v in detail.items() if v
+        }
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -204,6 +216,138 @@ def decoders(
             save()
 
 
+def product_times(
+    one: Callable[[Any, torch.Tensor], torch.Tensor],
+    weights: list[Any],
+    x: torch.Tensor,
+    weight_bytes: float,
+    device: str,
+    count: int | None = None,
+) -> dict[str, Any]:
+    """Raw seconds of one product: of a graph over all ``weights``, divided by ``count``.
+
+    That is their number when left out.
+    """
+    count = count or len(weights)
+    once = int4.graphed(lambda: [one(w, x) for w in weights], device)
+    samples = [t / count for t in gpu.device_times(once, device, samples=7, warm_up=2)]
+    median = statistics.median(samples)
+    moved = weight_bytes + x.nbytes
+    return {
+        "samples_s": samples,
+        "median_s": median,
+        "bandwidth": moved / median,
+        "fraction": moved / median / gpu.copy_bandwidth(device),
+    }
+
+
+def int4_variants(
+    found: dict[str, Any], shape: tuple[int, int], batch: int, device: str, few: bool
+) -> None:
+    """The kernel at one shape and batch size in every tile, and the libraries', into ``found``.
+
+    "alone": every product is a launch of its own. "stacked": one launch makes them all.
+    """
+    from solutions.lab03_quantization import int4_cuda, int4_kernel
+
+    rows, columns, group = *shape, 128
+    work = int4.Workload(rows=rows, columns=columns)
+    generator = torch.Generator(device=device).manual_seed(rows + batch)
+    x = torch.randn(batch, columns, generator=generator, device=device).to(work.dtype)
+    count = max(4, (2**16 if device == "cpu" else STACK_BYTES) // work.matrix_bytes)
+    whole = int4.random_layer(rows * count, columns, group, generator)
+    layers: list[int4.Layer] = list(zip(*(part.split(rows) for part in whole), strict=True))
+    first = layers[0]
+    exact, norm = int4.products(x, int4.exact_weights(first, group))
+
+    def ours(tile: tuple[int, int, int] | None, stacked: bool) -> dict[str, Any]:
+        out = x.new_empty(batch, len(whole[0]) if stacked else rows)
+        ready = int4_cuda.prepare(x)
+
+        def one(layer: int4.Layer, _: torch.Tensor) -> None:
+            if device == "cpu":  # the kernel is a GPU's; this only tries the rest of the script
+                out.copy_(int4_kernel.matmul_int4(x, *layer, group))
+            else:
+                int4_cuda.multiply(ready, *layer, out, tile)
+
+        one(whole if stacked else first, x)
+        off = (out[:, :rows].double() - exact).abs() / (norm + exact.abs())
+        if float(off.max()) > 4 * torch.finfo(x.dtype).eps:
+            raise ValueError(f"wrong products: off by {float(off.max()):.3g} of the norm")
+        times = product_times(
+            one, [whole] if stacked else layers, x, work.matrix_bytes, device, count
+        )
+        return times | {"off": float(off.max())}
+
+    for tile in (None, *(() if few else INT4_TILES)):
+        for name in ("stacked", "alone"):
+            attempt(
+                found,
+                f"ours {name} {tile or 'default'}",
+                lambda tile=tile, name=name: ours(tile, name == "stacked"),
+            )
+    attempt(found, "torch int4", lambda: torch_int4(x, rows, columns, group, count, device))
+    attempt(found, "bitsandbytes NF4", lambda: nf4(work, batch, device))
+    wide = [
+        torch.randn(rows, columns, generator=generator, device=device).to(work.dtype)
+        for _ in range(max(4, count // 4))
+    ]
+    attempt(
+        found,
+        "cuBLAS bf16",
+        lambda: product_times(
+            lambda w, x: torch.nn.functional.linear(x, w), wide, x, wide[0].nbytes, device
+        ),
+    )
+
+
+def nf4(work: int4.Workload, batch: int, device: str) -> dict[str, Any]:
+    """bitsandbytes' product with NF4 weights."""
+    seconds = int4.bitsandbytes_s(work, batch, device)
+    if seconds is None:
+        raise RuntimeError("bitsandbytes is not installed, or does not run on this GPU")
+    moved = work.rows * work.columns / 2 * (1 + 4 / 32)  # codes, and an fp32 scale for every 64
+    return {
+        "median_s": seconds,
+        "bandwidth": moved / seconds,
+        "fraction": moved / seconds / gpu.copy_bandwidth(device),
+    }
+
+
+def torch_int4(
+    x: torch.Tensor, rows: int, columns: int, group: int, count: int, device: str
+) -> dict[str, Any]:
+    """torch's own product with packed int4 weights, on random ones."""
+    packed, inner = [], 8
+    for _ in range(count):
+        codes = torch.randint(256, (rows, columns // 2), dtype=torch.uint8, device=device)
+        weights = torch._convert_weight_to_int4pack(codes, inner)
+        scales = torch.rand(columns // group, rows, 2, device=device).to(x.dtype)
+        packed.append((weights, scales))
+    return product_times(
+        lambda w, x: torch._weight_int4pack_mm(x, w[0], group, w[1]),
+        packed, x, packed[0][0].nbytes + packed[0][1].nbytes, device,
+    )  # fmt: skip
+
+
+def int4_table(found: dict[str, Any]) -> list[str]:
+    """Every variant in a line, the fastest first."""
+    lines = []
+    for name, at in found.items():
+        if not name.startswith("["):
+            continue
+        times = {k: row["median_s"] for k, row in at.items() if "median_s" in row}
+        base = times.get("cuBLAS bf16", float("nan"))
+        for variant_name in sorted(times, key=times.__getitem__):
+            row = at[variant_name]
+            lines.append(
+                f"{name} {variant_name:<32} {row['median_s'] * 1e6:7.2f} us  "
+                f"fraction {row['fraction']:.3f}  of cuBLAS {base / row['median_s']:.2f}x"
+            )
+        lines += [f"{name} {k:<32} {row['error'][:160]}" for k, row in at.items() if "error" in row]
+    return lines
+
+
 def table(found: dict[str, Any], graded: dict[str, dict[str, Any]]) -> list[str]:
     """What came out, in lines short enough to read."""
     copy = found.get("copy_bandwidth")
@@ -243,6 +387,7 @@ def main() -> int:
         print("No CUDA device: torch sees none, so there is nothing to measure here.")
         return 3
     device = "cpu" if given.cpu else "cuda"
+    labs = [lab for lab in given.labs.split(",") if lab]
     work = TINY if given.cpu else fast.Workload(**({"calls": 3} if given.quick else {}))
     given.out.mkdir(parents=True, exist_ok=True)
     facts = gpu.device_facts(device)
@@ -257,22 +402,39 @@ def main() -> int:
     print(f"{facts['device']} ({gpus} visible, the first is used), {versions}", flush=True)
 
     graded: dict[str, dict[str, Any]] = {}
-    for lab in [] if given.quick else [lab for lab in given.labs.split(",") if lab]:
+    for lab in [] if given.quick else labs:
         path = given.out / f"{lab}-{name}.json"
         path.unlink(missing_ok=True)
         attempt(graded, lab, lambda lab=lab, path=path: grade(lab, device, path))
-    found: dict[str, Any] = {"facts": facts, "versions": versions, "gpus_visible": gpus}
-    path = given.out / f"fast_decode-{name}.json"
+    failed = False
 
-    def save() -> None:
+    def keep(what: str, found: dict[str, Any]) -> None:
         # After every part: a run cut short leaves what it had.
+        nonlocal failed
+        path = given.out / f"{what}-{name}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
+        failed = '"error"' in path.read_text()
 
-    found["graded"] = graded
-    decoders(found, work, device, save)
-    save()
-    print("\n".join(table(found, graded)))
-    return 1 if '"error"' in path.read_text() else 0
+    base = {"facts": facts, "versions": versions, "gpus_visible": gpus, "graded": graded}
+    lines = []
+    if "lab03" in labs:
+        found: dict[str, Any] = dict(base)
+        attempt(found, "copy_bandwidth", lambda: gpu.copy_bandwidth(device))
+        for shape in ((64, 256),) if given.cpu else SHAPES:
+            for batch in INT4_BATCHES:
+                at = found[f"{list(shape)} batch {batch}"] = {}
+                few = given.quick or shape != SHAPES[0]
+                int4_variants(at, shape, batch, device, few)
+                keep("int4_kernel", found)
+        lines += int4_table(found)
+    if "lab01" in labs:
+        found = dict(base)
+        decoders(found, work, device, lambda: keep("fast_decode", found))
+        keep("fast_decode", found)
+    else:
+        found = {"copy_bandwidth": gpu.copy_bandwidth(device)}
+    print("\n".join(lines + table(found, graded)))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
