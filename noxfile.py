@@ -87,14 +87,22 @@ def _recipe(group: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _install(session: nox.Session, group: str) -> None:
-    """Install `group` unless the environment's stamp says that it is already there."""
+def _install(session: nox.Session, group: str, *first: str) -> None:
+    """Install `group` unless the environment's stamp says that it is already there.
+
+    With `first`, packages of the group by name, these come first and the rest is built without
+    isolation, beside them.
+    """
     stamp = Path(session.virtualenv.location) / "inferlab-stamp"
     recipe = _recipe(group)
     if stamp.exists() and stamp.read_text() == recipe:
         return
     constraints = ROOT / "constraints" / f"{group}.txt"
     extra = ["-c", str(constraints)] if constraints.exists() else []
+    if first:
+        early = [pin for pin in GROUPS[group] if pin.split("==")[0] in first]
+        session.install(*early, *extra)
+        extra.append("--no-build-isolation")
     session.install(*GROUPS[group], *extra)
     stamp.write_text(recipe)
 
