@@ -219,6 +219,8 @@ def alternatives(lab: str) -> list[Path]:
 def prove(labs: Sequence[str], processes: int = 2, device: str = "cpu") -> int:
     """Stubs earn 0 in every task, solutions and alternatives earn everything. Prints; 0 if so.
 
+    An alternative is graded on the tasks that can see one of its modules.
+
     On a GPU (``device`` "cuda", or "auto" where there is one) stubs and solutions face the GPU tier
     too, one after the other, since it measures. Alternatives need not be fast.
     """
@@ -229,11 +231,16 @@ def prove(labs: Sequence[str], processes: int = 2, device: str = "cpu") -> int:
         )
     failed = 0
     for lab in labs or all_labs():
+        manifest = find_lab(ROOT, lab)
+        matters = reach(manifest)
         jobs = [
             Job("stubs", "labs", device=device),
             Job("solution", "solution", device=device),
-            *(Job(f"alternative {p.name}", "solution", overlay=p) for p in alternatives(lab)),
         ]
+        for folder in alternatives(lab):
+            seen = set().union(*(matters.get(path.name, set()) for path in folder.glob("*.py")))
+            only = tuple(t.id for t in manifest.tasks if t.tier == "cpu" and t.id in seen)
+            jobs.append(Job(f"alternative {folder.name}", "solution", overlay=folder, only=only))
         verdicts = grade_all(lab, jobs, 1 if device != "cpu" else processes)
         for job, verdict in zip(jobs, verdicts, strict=True):
             if job.name == "stubs":
@@ -242,7 +249,10 @@ def prove(labs: Sequence[str], processes: int = 2, device: str = "cpu") -> int:
                 good = not verdict.lost
             failed += not good
             lost = "" if job.name == "stubs" or good else f", lost {', '.join(verdict.lost)}"
-            print(f"{'ok  ' if good else 'FAIL'} {lab} {job.name}: {verdict.points:g} points{lost}")
+            of = f" in {', '.join(verdict.attempted)}" if job.only else ""
+            print(
+                f"{'ok  ' if good else 'FAIL'} {lab} {job.name}: {verdict.points:g} points{of}{lost}"
+            )
     return 1 if failed else 0
 
 

@@ -25,6 +25,7 @@ from graders.record import (
 from graders.report.terminal import (
     failing_needs,
     first_failure,
+    needs_line,
     shorten_chars,
     shorten_lines,
     test_name,
@@ -175,7 +176,7 @@ def render_html(record: Record, audience: Audience = "student") -> str:
                 "earned_width": _percent(task.earned, task.points),
                 "pending_width": _percent(pending, task.points),
                 "passed": sum(t.outcome == "passed" for t in task.tests),
-                "needs": failing_needs(task, record.tasks),
+                "needs": needs_line(needs) if (needs := failing_needs(task, record.tasks)) else "",
                 "failures": failures,
                 "more": more,
             }

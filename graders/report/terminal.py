@@ -120,6 +120,14 @@ def failing_needs(task: TaskResult, tasks: Iterable[TaskResult]) -> list[TaskRes
     return [t for t in tasks if t.id in task.needs and t.status in ("failed", "partial")]
 
 
+def needs_line(needs: list[TaskResult]) -> str:
+    """What to mend first: one line, however many tasks there are."""
+    names = ", ".join(need.id for need in needs)
+    if len(needs) == 1:
+        return f"builds on {names}, which fails: fix that first"
+    return f"builds on {names}, which fail: fix those first"
+
+
 def _table(record: Record) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("task", overflow="fold")
@@ -199,8 +207,8 @@ def _failure(record: Record, task: TaskResult) -> Iterable[RenderableType]:
     if test is None:
         return
     yield Rule(Text(f"{task.id}: {task.title}", style="bold"), align="left", characters="─")
-    for need in failing_needs(task, record.tasks):
-        yield Text(f"builds on {need.id}, which fails: fix that first", style="yellow")
+    if needs := failing_needs(task, record.tasks):
+        yield Text(needs_line(needs), style="yellow")
     if test.invariant:
         yield Text(clean(test.invariant).strip(), style="bold")
     yield Text(f"{test.visibility} test {test_name(test)}", style="dim")

@@ -64,16 +64,24 @@ def bits_against_perplexity(student: Any) -> Figure:
     )  # fmt: skip
     axes.axhline(base["perplexity"], color="#4a5568", linestyle="--", linewidth=0.8)
     axes.text(6.1, base["perplexity"], "bf16, 16 bits", fontsize=8, va="bottom")
-    order = sorted(range(len(found)), key=lambda k: found[k]["perplexity"])
-    for rank, k in enumerate(order):
-        row = found[k]
-        colour = COLOURS[0] if row["bits"] < 6 else COLOURS[1]
-        axes.plot(row["bits"], row["perplexity"], "o", color=colour, markersize=5)
-        axes.annotate(
-            METHODS[k], (row["bits"], row["perplexity"]), textcoords="offset points",
-            xytext=(8 if rank % 2 else -8, 0), ha="left" if rank % 2 else "right", va="center",
-            fontsize=8,
-        )  # fmt: skip
+    # Labels stand in two columns, right of the 4-bit points and right of the 8-bit ones, and make
+    # room for each other: several methods come out nearly alike.
+    largest = max(row["perplexity"] for row in (base, *found))
+    room = 0.045 * (largest - min(row["perplexity"] for row in (base, *found)))
+    for colour, few in ((COLOURS[0], True), (COLOURS[1], False)):
+        points = sorted(
+            (row["perplexity"], row["bits"], name)
+            for name, row in zip(METHODS, found, strict=True)
+            if (row["bits"] < 6) is few
+        )
+        height = float("-inf")
+        for perplexity, bits, name in points:
+            axes.plot(bits, perplexity, "o", color=colour, markersize=5)
+            height = max(perplexity, height + room)
+            axes.annotate(
+                name, (bits, perplexity), xytext=(4.75 if few else 8.4, height), va="center",
+                fontsize=8, arrowprops={"arrowstyle": "-", "color": "#a0aec0", "linewidth": 0.6},
+            )  # fmt: skip
     axes.set_xlim(3.2, 9.2)
     return figure
 
