@@ -250,9 +250,8 @@ def prove(labs: Sequence[str], processes: int = 2, device: str = "cpu") -> int:
             failed += not good
             lost = "" if job.name == "stubs" or good else f", lost {', '.join(verdict.lost)}"
             of = f" in {', '.join(verdict.attempted)}" if job.only else ""
-            print(
-                f"{'ok  ' if good else 'FAIL'} {lab} {job.name}: {verdict.points:g} points{of}{lost}"
-            )
+            points = f"{verdict.points:g} points{of}{lost}"
+            print(f"{'ok  ' if good else 'FAIL'} {lab} {job.name}: {points}")
     return 1 if failed else 0
 
 
