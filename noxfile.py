@@ -160,6 +160,26 @@ def train_tiny(session: nox.Session) -> None:
     session.run("python", "-m", "labs.common.train_tiny", *session.posargs)
 
 
+def _define_references(library: str, group: str, *first: str) -> None:
+    """Define a session that records what a library makes of lab 03's layers.
+
+    ``first`` are the packages that a source build of the library imports, installed before it.
+    """
+
+    def references(session: nox.Session) -> None:
+        session.env["BUILD_CUDA_EXT"] = "0"  # auto-gptq from source: without its CUDA kernels
+        _install(session, group, *first)
+        session.run("python", "-m", "graders.lab03.references.record", library, *session.posargs)
+
+    references.__doc__ = f"Record again what {library} makes of lab 03's layers."
+    nox.session(name=f"lab03-references-{library}")(references)
+
+
+if (ROOT / "graders" / "lab03" / "references").is_dir():  # a student's release has none
+    _define_references("autogptq", "lab03-gptq", "torch", "numpy", "setuptools")
+    _define_references("llmcompressor", "lab03-llmcompressor")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types, changing nothing."""

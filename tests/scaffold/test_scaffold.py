@@ -104,6 +104,20 @@ def test_the_list_reads_like_a_table_of_contents() -> None:
 KNOWN = ["tests", "solutions", "mutants", "sync", "bench", "lint", "lock"]
 
 
+def test_every_command_that_is_named_somewhere_is_a_session() -> None:
+    """In handouts, messages and comments. A name that ends in ``-`` is completed by the program."""
+    names = re.findall(r"^[*-] (\S+) -> ", noxfile("--list").stdout, re.M)
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("", "labs", "solutions", "graders", "content", "tests", "constraints")
+        for path in (ROOT / folder).glob("**/*" if folder else "*")
+        if path.suffix in {".py", ".md", ".txt", ".toml", ".ipynb"} and path.is_file()
+        for name in re.findall(r"nox(?:file\.py)? -s ([a-z0-9][a-z0-9-]*)", path.read_text("utf-8"))
+        if name not in names and not (name.endswith("-") and any(n.startswith(name) for n in names))
+    ]
+    assert not missing
+
+
 def test_a_session_that_is_none_says_where_they_are_listed() -> None:
     done = noxfile("-s", "lab77")
     assert done.returncode == 3
