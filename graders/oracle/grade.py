@@ -80,7 +80,10 @@ class Grader:
     @property
     def hidden_present(self) -> bool:
         """Whether this tree holds the lab's hidden tests."""
-        return (self.hidden_dir / "test_hidden.py").exists()
+        return bool(self._hidden_tests())
+
+    def _hidden_tests(self) -> list[Path]:
+        return sorted(self.hidden_dir.glob("test_*.py"))
 
     def target(self, name: str) -> Path:
         """The folder of a target: ``labs`` (the student's own), ``solution``, or a path."""
@@ -167,9 +170,7 @@ class Grader:
         tests.mkdir()
         public = tests / "test_public.py"
         public.write_bytes(source)
-        paths = [str(public)]
-        if self.hidden_present:
-            paths += map(str, sorted(self.hidden_dir.glob("test_*.py")))
+        paths = [str(public), *map(str, self._hidden_tests())]
         (stage.root / "pytest.ini").write_text("[pytest]\n")
         arguments = [
             "-c", str(stage.root / "pytest.ini"), "--rootdir", str(stage.root), "--noconftest",
