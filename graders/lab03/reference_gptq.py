@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from graders.lab03.reference_arithmetic import gptq_words
+
 REFERENCES = Path(__file__).resolve().parent / "references"
 #: How far a code may be from the nearest, in steps of the grid: fp32 algebra is not exact.
 CODE_SLACK = 0.01
@@ -186,12 +188,6 @@ def _grid_problem(
     return None
 
 
-def layer_error(w: torch.Tensor, other: torch.Tensor, x: torch.Tensor) -> float:
-    """Relative squared error of the outputs, fp64."""
-    wanted = x.double() @ w.double().T
-    return float((wanted - x.double() @ other.double().T).square().sum() / wanted.square().sum())
-
-
 # -- the checkpoint format, from its definition ----------------------------------------------------
 
 _DTYPES = {"F16": torch.float16, "F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
@@ -233,28 +229,13 @@ def pack(
     codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, g_idx: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The four tensors, one word at a time in Python's own integers."""
-    out, columns = codes.shape
-    groups = zeros.shape[1]
-    c, z = codes.tolist(), zeros.tolist()
-    qweight = [
-        [_word([c[o][8 * i + k] for k in range(8)]) for o in range(out)]
-        for i in range(columns // 8)
-    ]
-    qzeros = [
-        [_word([(z[8 * o + k][g] - 1) % 16 for k in range(8)]) for o in range(out // 8)]
-        for g in range(groups)
-    ]
+    qweight, qzeros = gptq_words(codes, zeros)
     return {
-        "qweight": torch.tensor(qweight, dtype=torch.int32),
-        "qzeros": torch.tensor(qzeros, dtype=torch.int32),
+        "qweight": qweight,
+        "qzeros": qzeros,
         "scales": scales.T.half().contiguous(),
         "g_idx": g_idx.to(torch.int32),
     }
-
-
-def _word(codes: list[int]) -> int:
-    word = sum(code << (4 * k) for k, code in enumerate(codes))
-    return word - 2**32 if word >= 2**31 else word
 
 
 def unpack(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:

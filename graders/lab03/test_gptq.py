@@ -11,7 +11,14 @@ from safetensors.torch import load_file, save
 
 from graders.lab03 import reference_gptq as reference
 from graders.lab03.reference_gptq import Case
-from graders.lab03.references.layers import SEEDED, SETTINGS, SHIPPED, Layer, all_layers
+from graders.lab03.references.layers import (
+    SEEDED,
+    SETTINGS,
+    SHIPPED,
+    Layer,
+    all_layers,
+    layer_error,
+)
 
 pytestmark = pytest.mark.task("gptq")
 
@@ -169,8 +176,8 @@ def test_beats_rounding(student, check, rng_seed, act_order):
         got = reference.dequantize(*quantized(student, check, w, h, case))
         _, nearest = reference.round_to_nearest(w, 4, 64, True)
         for name, inputs in (("calibration", seen), ("other inputs", unseen)):
-            error = reference.layer_error(w, got, inputs)
-            limit = 0.8 * reference.layer_error(w, nearest, inputs)
+            error = layer_error(w, got, inputs)
+            limit = 0.8 * layer_error(w, nearest, inputs)
             check.true(
                 error < limit, f"not better than rounding to nearest on {name}",
                 given=case.settings(), expected=f"below {limit:.4g}", got=f"{error:.4g}",
@@ -232,7 +239,7 @@ def test_as_good_as_the_libraries(student, check, note, layers, name):
         fields = dataclasses.asdict(setting)
         case = Case(0, out, columns, fields.pop("group_size"), **fields)
         got = quantized(student, check, layer.weight, h, case, {"layer": name})
-        error = reference.layer_error(layer.weight, reference.dequantize(*got), x)
+        error = layer_error(layer.weight, reference.dequantize(*got), x)
         theirs = {
             library: recorded["layers"][name]["errors"][setting.name]["calibration"]
             for library, recorded in libraries.items()
@@ -241,7 +248,7 @@ def test_as_good_as_the_libraries(student, check, note, layers, name):
         _, nearest = reference.round_to_nearest(
             layer.weight, 4, setting.group_size, setting.symmetric
         )
-        rounding = reference.layer_error(layer.weight, nearest, x)
+        rounding = layer_error(layer.weight, nearest, x)
         words = ", ".join(f"{library} {value:.4g}" for library, value in theirs.items())
         figures = {"yours": error, "rounding": rounding, **theirs}
         ratio = error / min(theirs.values())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from labs.common.corpus import KINDS, document
+from labs.common.linears import inner_linears, linear_inputs
 from labs.common.perplexity import evaluation_tokens, perplexity
 
 #: How each answer begins in a document: what stands before it is the prompt.
@@ -94,36 +95,13 @@ def valid_records(model: Any, tokenizer: Any, limit: int = 160) -> list[dict[str
 # -- outliers and plain quantization
 
 
-def inner_linears(model: Any) -> dict[str, torch.nn.Linear]:
-    """The linear layers a quantizer replaces: all but the head."""
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and name != "lm_head"
-    }
-
-
-@torch.no_grad()
 def input_peaks(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """Largest magnitude of each input channel of each inner linear layer: fp32 [in] by name."""
     peaks: dict[str, torch.Tensor] = {}
-
-    def watch(name: str) -> Callable[[Any, Any], None]:
-        def hook(_: Any, given: Any) -> None:
-            peak = given[0].float().abs().flatten(0, -2).amax(0)
+    for rows in tokens.split(8):  # so that not all inputs are held at once
+        for name, x in linear_inputs(model, rows).items():
+            peak = x.abs().amax(0)
             peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
-
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(watch(name)) for name, layer in inner_linears(model).items()
-    ]
-    try:
-        for rows in tokens.split(8):
-            model(rows)
-    finally:
-        for handle in handles:
-            handle.remove()
     return peaks
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from graders.lab03 import reference_gptq as reference
 from graders.lab03.references import layers as compared
 from graders.lab03.references.record import run_script
+from labs.common.linears import linear_inputs
 from labs.common.perplexity import calibration_tokens, evaluation_tokens, perplexity
 from labs.common.tiny_models import load_tiny, model_config
 
@@ -105,17 +106,12 @@ def test_autogptq_loads_and_runs_the_checkpoint(
     """
     model, _ = load_tiny("target")
     model.model.layers = model.model.layers[:blocks]
-    names = tuple(
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head"
-    )
-    inputs = compared.captured_inputs(model, names, calibration_tokens(8, 128))
+    inputs = linear_inputs(model, calibration_tokens(8, 128))
     settings = {"group_size": 64, "symmetric": not act_order, "act_order": act_order}
     layers = {}
-    for name in names:
+    for name, x in inputs.items():
         weight = model.get_submodule(name).weight.detach()
-        h = gptq.hessian(inputs[name].flatten(0, 1).split(300))
+        h = gptq.hessian(x.split(300))
         layers[name] = gptq.gptq_quantize(weight, h, **settings)
     others = {
         name: tensor

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from labs.common.linears import linear_inputs
 from labs.common.perplexity import calibration_tokens, evaluation_tokens
 from labs.common.tiny_models import load_tiny
 
@@ -86,36 +87,21 @@ def seeded_layer(name: str, seed: int, out: int, columns: int) -> Layer:
     return Layer(name, weight, inputs[:32].contiguous(), inputs[32:].contiguous())
 
 
-def captured_inputs(
-    model: torch.nn.Module, names: tuple[str, ...], tokens: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """What goes into the linear layers ``names`` when the model reads ``tokens``, [rows, T, in]."""
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _module, args, name=name: found[name].append(args[0].detach())
-        )
-        for name in names
-    ]
-    try:
-        with torch.no_grad():
-            for rows in tokens.split(8):
-                model(rows)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: torch.cat(parts).float() for name, parts in found.items()}
-
-
 def all_layers() -> list[Layer]:
     """Every layer of the comparison."""
     layers = [seeded_layer(name, *what) for name, what in SEEDED.items()]
     model, _ = load_tiny("target")
-    calibration = captured_inputs(model, SHIPPED, calibration_tokens(32, TOKENS_A_ROW))
-    held_out = captured_inputs(model, SHIPPED, evaluation_tokens(rows=32)[:, :TOKENS_A_ROW])
+    calibration, held_out = (
+        linear_inputs(model, tokens)
+        for tokens in (
+            calibration_tokens(32, TOKENS_A_ROW),
+            evaluation_tokens(rows=32)[:, :TOKENS_A_ROW],
+        )
+    )
     for name in SHIPPED:
         weight = model.get_submodule(name).weight.detach().float()
-        layers.append(Layer(name, weight, calibration[name], held_out[name]))
+        inputs = (x[name].unflatten(0, (-1, TOKENS_A_ROW)) for x in (calibration, held_out))
+        layers.append(Layer(name, weight, *inputs))
     return layers
 
 

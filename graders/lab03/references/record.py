@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from graders.lab03.reference_gptq import PACKED
 from graders.lab03.references.layers import SETTINGS, Layer, all_layers, layer_error
 
 FOLDER = Path(__file__).resolve().parent
@@ -30,7 +31,6 @@ SAMPLES: dict[str, dict[str, Any]] = {
                   "damping": 0.01},
 }  # fmt: skip
 SAMPLE_LAYER = "model.layers.0.self_attn.k_proj"
-PACKED = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def run_script(library: str, *arguments: str, python: str = sys.executable) -> None:
