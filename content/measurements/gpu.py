@@ -232,12 +232,16 @@ def product_times(
     once = int4.graphed(lambda: [one(w, x) for w in weights], device)
     samples = [t / count for t in gpu.device_times(once, device, samples=7, warm_up=2)]
     median = statistics.median(samples)
-    moved = weight_bytes + x.nbytes
+    return {"samples_s": samples} | rates(median, weight_bytes + x.nbytes, device)
+
+
+def rates(seconds: float, moved: float, device: str) -> dict[str, float]:
+    """What moving so many bytes in this time comes to."""
+    bandwidth = moved / seconds
     return {
-        "samples_s": samples,
-        "median_s": median,
-        "bandwidth": moved / median,
-        "fraction": moved / median / gpu.copy_bandwidth(device),
+        "median_s": seconds,
+        "bandwidth": bandwidth,
+        "fraction": bandwidth / gpu.copy_bandwidth(device),
     }
 
 
@@ -307,11 +311,7 @@ def nf4(work: int4.Workload, batch: int, device: str) -> dict[str, Any]:
     if seconds is None:
         raise RuntimeError("bitsandbytes is not installed, or does not run on this GPU")
     moved = work.rows * work.columns / 2 * (1 + 4 / 32)  # codes, and an fp32 scale for every 64
-    return {
-        "median_s": seconds,
-        "bandwidth": moved / seconds,
-        "fraction": moved / seconds / gpu.copy_bandwidth(device),
-    }
+    return rates(seconds, moved, device)
 
 
 def bitsandbytes_layers(device: str) -> dict[str, Any]:
@@ -455,14 +455,14 @@ def main() -> int:
         path = given.out / f"{lab}-{name}.json"
         path.unlink(missing_ok=True)
         attempt(graded, lab, lambda lab=lab, path=path: grade(lab, device, path))
-    failed = False
+    failed = '"error"' in json.dumps(graded)
 
     def keep(what: str, found: dict[str, Any]) -> None:
         # After every part: a run cut short leaves what it had.
         nonlocal failed
-        path = given.out / f"{what}-{name}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        failed = '"error"' in path.read_text()
+        text = json.dumps(found, indent=1) + "\n"
+        (given.out / f"{what}-{name}.json").write_text(text)
+        failed = failed or '"error"' in text
 
     base = {"facts": facts, "versions": versions, "gpus_visible": gpus, "graded": graded}
     lines = []

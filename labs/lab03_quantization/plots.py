@@ -26,7 +26,7 @@ ROWS = 8  # of held-out text: enough for the picture; the table in the terminal 
 LAYER = "model.layers.2.self_attn.q_proj"
 
 
-def _axes(figure: Figure, axes: Axes, title: str, x: str, y: str) -> None:
+def _axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(True, which="major", alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -59,7 +59,7 @@ def bits_against_perplexity(student: Any) -> Figure:
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
     _axes(
-        figure, axes, f"The tiny target on {ROWS} rows of held-out text: bits against perplexity",
+        axes, f"The tiny target on {ROWS} rows of held-out text: bits against perplexity",
         "bits a weight of the inner linear layers", "perplexity",
     )  # fmt: skip
     axes.axhline(base["perplexity"], color="#4a5568", linestyle="--", linewidth=0.8)
@@ -92,7 +92,7 @@ def layer_error_by_method(student: Any) -> Figure:
     pairs = sorted(zip(METHODS, found, strict=True), key=lambda pair: -pair[1]["layer_error"])
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
-    _axes(figure, axes, "Mean error of a layer's outputs", "percent of their norm", "")
+    _axes(axes, "Mean error of a layer's outputs", "percent of their norm", "")
     values = [100 * row["layer_error"] for _, row in pairs]
     colours = [COLOURS[0] if row["bits"] < 6 else COLOURS[1] for _, row in pairs]
     bars = axes.barh([name for name, _ in pairs], values, color=colours)
@@ -118,7 +118,7 @@ def code_books(student: Any) -> Figure:
     figure = Figure(figsize=(7.5, 6.4), layout="constrained")
     top, bottom = figure.subplots(2, 1)
     _axes(
-        figure, top, f"{LAYER}: weights over their block's largest, and three grids",
+        top, f"{LAYER}: weights over their block's largest, and three grids",
         "weight / largest of its block of 64", "share",
     )  # fmt: skip
     blocks = w.reshape(-1, 64)
@@ -139,7 +139,7 @@ def code_books(student: Any) -> Figure:
         )
     top.legend(fontsize=8, frameon=False, loc="center right")
     _axes(
-        figure, bottom, "What the layer reads: the largest magnitude of each channel",
+        bottom, "What the layer reads: the largest magnitude of each channel",
         "channel", "largest magnitude",
     )  # fmt: skip
     largest = x.abs().amax(0)
