@@ -1,4 +1,4 @@
-"""The table, written differently: packs by hand, multiplies codes in fp64."""
+"""The table, written differently: folds and packs by hand, multiplies codes in fp64."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 
-from labs.common.linears import READERS, exchanged, inner_linears, linear_inputs
+from labs.common.linears import exchanged, linear_inputs
 from labs.common.perplexity import calibration_tokens, evaluation_tokens, perplexity
 from labs.common.tiny_models import load_tiny
 
 from .absmax import absmax_quantize, dequantize, group_quantize
-from .awq import awq_scales, fold_into_linear, fold_into_norm
+from .awq import awq_scales
 from .fp8 import dequantize_fp8, quantize_fp8
 from .gptq import gptq_quantize
 from .llm_int8 import int8_matmul, quantize_weight
 from .nf4 import dequantize_nf4, double_dequantize, double_quantize, quantize_nf4
 from .packing import unpack_nibbles
-from .smoothquant import channel_absmax, smooth
 
 METHODS = (
     "bf16", "int8", "fp8", "int4", "int4-zp", "gptq", "awq", "nf4", "nf4-dq",
@@ -30,78 +29,37 @@ Weights = dict[str, torch.Tensor]
 Stored = dict[str, torch.Tensor]
 
 
+# The layer whose inputs count -> what is divided, and all layers that are multiplied.
+FOLDS = {
+    "self_attn.q_proj": (
+        "input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    ),
+    "mlp.gate_proj": ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    "mlp.down_proj": ("mlp.up_proj", ("mlp.down_proj",)),
+}  # fmt: skip
+
+
 def fold(weights: Weights, method: str, inputs: Mapping[str, torch.Tensor]) -> Weights:
-    """The model's weights as ``method`` wants them before rounding; the same function.
-
-    - ``smoothquant``: in each block both norms are smoothed (`smooth`, alpha 0.5) together with all
-      layers that read them (`READERS`).
-    - ``awq``: in each block both norms (`awq_scales`, `fold_into_norm`) likewise, then
-      ``mlp.down_proj`` into ``mlp.up_proj`` (`fold_into_linear`), whose product with the gate it
-      reads. Groups of `GROUP`, 4 bits, 20 alphas, with zero points. (``self_attn.o_proj`` is
-      left out: with grouped queries, v_proj has fewer channels than it reads.)
-    - all others: nothing.
-
-    Args:
-        weights: the model's state dict, names as in ``model.layers.0.mlp.up_proj.weight``; not
-            changed.
-        inputs: [tokens, in], what each layer reads, by the layer's name without ``.weight``. Layers
-            that read one norm have the same.
-
-    Returns:
-        A state dict with the same names, dtypes and shapes.
-    """
-    out = dict(weights)
-    if method not in ("smoothquant", "awq"):
-        return out
-    blocks = sorted(
-        {name.rsplit(".", 2)[0].removesuffix(".mlp") for name in inputs if "mlp" in name}
-    )
-    for block in blocks:
-        for norm, readers in READERS.items():
-            layers = [f"{block}.{reader}" for reader in readers]
-            names = [f"{block}.{norm}.weight", *(f"{layer}.weight" for layer in layers)]
-            gain, *matrices = (out[name] for name in names)
-            x = inputs[layers[0]]
-            if method == "smoothquant":
-                gain, matrices, _ = smooth(gain, matrices, channel_absmax([x]))
+    out = {name: tensor.clone() for name, tensor in weights.items()}
+    for layer, (divided, multiplied) in FOLDS.items():
+        if method != "awq" and (method != "smoothquant" or layer == "mlp.down_proj"):
+            continue
+        for block in [name.removesuffix(layer) for name in inputs if name.endswith(layer)]:
+            x = inputs[block + layer]
+            readers = [out[f"{block}{name}.weight"] for name in multiplied]
+            if method == "awq":
+                scales, _ = awq_scales(x, readers, 4, GROUP)
             else:
-                scales, _ = awq_scales(x, matrices, 4, GROUP)
-                gain, matrices = fold_into_norm(gain, matrices, scales)
-            out.update(zip(names, (gain, *matrices), strict=True))
-        if method == "awq":
-            up, down = (f"{block}.mlp.{part}_proj.weight" for part in ("up", "down"))
-            scales, _ = awq_scales(inputs[f"{block}.mlp.down_proj"], [out[down]], 4, GROUP)
-            out[up], (out[down],) = fold_into_linear(out[up], [out[down]], scales)
+                largest = torch.cat(readers).abs().amax(0).clamp(min=1e-5)
+                scales = (x.abs().amax(0) / largest).sqrt().clamp(min=1e-5)
+            for reader in readers:
+                reader *= scales
+            source = out[f"{block}{divided}.weight"]
+            source /= scales if source.dim() == 1 else scales[:, None]
     return out
 
 
 def store(w: torch.Tensor, method: str, x: torch.Tensor | None = None) -> Stored:
-    """The tensors that a checkpoint holds in place of one layer's weight, by name.
-
-    | method | tensors |
-    |---|---|
-    | bf16 | ``weight`` bf16 [out, in] |
-    | int8, w8a8, smoothquant | ``codes`` int8 [out, in], ``scale`` fp32 [out, 1] |
-    | llm_int8 | ``codes`` int8 [out, in], ``scale`` fp32 [out], as `quantize_weight` has them |
-    | fp8 | ``codes`` uint8 [out, in], ``scale`` fp32 [out, 1]; E4M3 |
-    | int4, int4-zp, gptq, awq | ``packed`` uint8 [out, in / 2], ``scales`` fp16 [out, groups], |
-    | | ``zeros`` uint8 [out * groups / 2] |
-    | nf4 | ``packed`` uint8 [out * in / 2], ``absmax`` fp32 [blocks] |
-    | nf4-dq | ``packed``, ``codes`` uint8 [blocks], ``absmax2`` fp32, ``offset`` fp32 [] |
-
-    Four-bit groups have `GROUP` columns and symmetric codes for int4 and gptq, zero points for
-    int4-zp and awq. Codes and zero points (flattened first) are packed by `pack_nibbles`,
-    low_first. NF4 has its usual block sizes, 64 and 256. GPTQ works with `hessian` of ``x`` and its
-    usual settings, without act-order, so that a column's group follows from its place.
-
-    Args:
-        w: [out, in], a floating dtype; after `fold`.
-        method: one of `METHODS`.
-        x: [tokens, in], a sample of what the layer reads; needed by gptq alone.
-
-    Raises:
-        ValueError: there is no such method; gptq without ``x``.
-    """
     if method not in METHODS:
         raise ValueError(method)
     if method == "bf16":
@@ -138,19 +96,6 @@ def store(w: torch.Tensor, method: str, x: torch.Tensor | None = None) -> Stored
 
 
 def run(x: torch.Tensor, stored: Stored, method: str) -> torch.Tensor:
-    """What the layer makes of its inputs, from the stored tensors alone.
-
-    Methods that quantize activations use `w8a8_matmul` (w8a8 and smoothquant, on the dequantized
-    weight, which gets the same codes again) and `int8_matmul` with threshold 6 (llm_int8). All
-    others dequantize the weight and multiply in fp32.
-
-    Args:
-        x: fp32 [tokens, in].
-        stored: from `store` with the same method.
-
-    Returns:
-        fp32 [tokens, out].
-    """
     k = x.shape[1]
     if method == "llm_int8":
         return int8_matmul(x, stored["codes"], stored["scale"], 6.0)
@@ -178,55 +123,31 @@ def run(x: torch.Tensor, stored: Stored, method: str) -> torch.Tensor:
 
 
 def layer_error(got: torch.Tensor, exact: torch.Tensor) -> float:
-    """Relative error of a layer's outputs: ``||got - exact|| / ||exact||``, over all numbers."""
     return ((got - exact).square().sum() / exact.square().sum()).sqrt().item()
 
 
 @torch.no_grad()
 def measure(
-    model: Any,
-    method: str,
-    tokens: torch.Tensor,
-    calibration: torch.Tensor,
+    model: Any, method: str, tokens: torch.Tensor, calibration: torch.Tensor
 ) -> dict[str, str | int | float]:
-    """One row of the table: what ``method`` stores and what it costs on ``model``.
-
-    `fold` gets what the layers of ``model`` read of ``calibration`` (`linear_inputs`). The layers
-    are then stored and run as parts of the folded model: their sample is what they read *there*,
-    of ``calibration`` again. Layer errors are on this sample, against the folded layer in fp32.
-
-    Args:
-        model: a Hugging Face model in fp32; as it was when this returns.
-        method: one of `METHODS`.
-        tokens: int64 [rows, length], for the perplexity.
-        calibration: int64 [rows, length].
-
-    Returns:
-        - ``method``;
-        - ``bits``: bits a weight of the inner linear layers, everything stored for it included;
-        - ``bytes``: of all tensors stored for these layers;
-        - ``layer_error``: mean of `layer_error` over the layers;
-        - ``perplexity``: on ``tokens``, with all layers replaced at once (`exchanged`).
-    """
-    folded = fold(model.state_dict(), method, linear_inputs(model, calibration))
-    with exchanged(model, folded):
-        inputs = linear_inputs(model, calibration)
-    stored, errors, count = {}, [], 0
-    for name in inner_linears(model):
-        w, x = folded[f"{name}.weight"].float(), inputs[name]
-        stored[name] = store(w, method, x)
-        errors.append(layer_error(run(x, stored[name], method), x @ w.T))
-        count += w.numel()
-    size = sum(tensor.nbytes for parts in stored.values() for tensor in parts.values())
-    with exchanged(model, folded, lambda name, x: run(x, stored[name], method)):
-        found = perplexity(model, tokens)
-    return {
-        "method": method,
-        "bits": 8 * size / count,
-        "bytes": size,
-        "layer_error": sum(errors) / len(errors),
-        "perplexity": found.perplexity,
-    }
+    weights = fold(model.state_dict(), method, linear_inputs(model, calibration))
+    kept: dict[str, Stored] = {}
+    with exchanged(model, weights):
+        read = linear_inputs(model, calibration)
+    total = numbers = 0
+    error = 0.0
+    for name, x in read.items():
+        w = weights[name + ".weight"]
+        kept[name] = store(w, method, x)
+        error += layer_error(run(x, kept[name], method), torch.nn.functional.linear(x, w))
+        numbers += w.numel()
+        total += sum(part.element_size() * part.numel() for part in kept[name].values())
+    with exchanged(model, weights, lambda name, x: run(x, kept[name], method)):
+        cost = perplexity(model, tokens, 4).perplexity
+    return dict(
+        method=method, bits=total * 8 / numbers, bytes=total, layer_error=error / len(kept),
+        perplexity=cost,
+    )  # fmt: skip
 
 
 def table(
@@ -236,14 +157,6 @@ def table(
     model: Any = None,
     done: Callable[[str], None] | None = None,
 ) -> list[dict[str, str | int | float]]:
-    """A row of `measure` for each method, in order. Given.
-
-    Args:
-        tokens: `evaluation_tokens` if absent.
-        calibration: `calibration_tokens` if absent.
-        model: the shipped target if absent.
-        done: called with the method's name after each row.
-    """
     model = load_tiny("target")[0] if model is None else model
     tokens = evaluation_tokens() if tokens is None else tokens
     calibration = calibration_tokens() if calibration is None else calibration
