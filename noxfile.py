@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,24 +88,65 @@ def _recipe(group: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _install(session: nox.Session, group: str, *first: str) -> None:
-    """Install `group` unless the environment's stamp says that it is already there.
-
-    With `first`, packages of the group by name, these come first and the rest is built without
-    isolation, beside them.
-    """
+def _install(session: nox.Session, group: str) -> None:
+    """Install `group` unless the environment's stamp says that it is already there."""
     stamp = Path(session.virtualenv.location) / "inferlab-stamp"
     recipe = _recipe(group)
     if stamp.exists() and stamp.read_text() == recipe:
         return
-    constraints = ROOT / "constraints" / f"{group}.txt"
-    extra = ["-c", str(constraints)] if constraints.exists() else []
-    if first:
-        early = [pin for pin in GROUPS[group] if pin.split("==")[0] in first]
-        session.install(*early, *extra)
-        extra.append("--no-build-isolation")
-    session.install(*GROUPS[group], *extra)
+    session.install(*GROUPS[group], *_constraints(group))
     stamp.write_text(recipe)
+
+
+def _constraints(group: str) -> list[str]:
+    path = ROOT / "constraints" / f"{group}.txt"
+    return ["-c", str(path)] if path.exists() else []
+
+
+# Groups that cannot live with others, and the packages that a source build of theirs imports.
+BESIDE = {"lab03-gptq": ("torch", "numpy", "setuptools"), "lab03-llmcompressor": ()}
+
+
+def _beside(session: nox.Session, group: str) -> str:
+    """The Python of `.nox/<group>`, an environment beside the session's own, made if need be."""
+    folder = ROOT / ".nox" / group
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp, recipe = folder / "inferlab-stamp", _recipe(group)
+    if python.exists() and stamp.exists() and stamp.read_text() == recipe:
+        return str(python)
+    session.log(f"Setting up .nox/{group}: packages that cannot live with the others ...")
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if uv := shutil.which("uv", path=places):
+        make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)]
+        install = [uv, "pip", "install", "--quiet", "--python", str(python)]
+    else:
+        make = [sys.executable, "-m", "venv", "--clear", str(folder)]
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+    session.run(*make, external=True)
+    install += _constraints(group)
+    if first := [pin for pin in GROUPS[group] if pin.split("==")[0] in BESIDE[group]]:
+        session.run(*install, *first, external=True)
+        install.append("--no-build-isolation")
+    # auto-gptq from source: without its CUDA kernels.
+    session.run(*install, *GROUPS[group], external=True, env={"BUILD_CUDA_EXT": "0"})
+    stamp.write_text(recipe)
+    return str(python)
+
+
+# What a lab's session builds beside its own environment: the group, what tells the grader, a name.
+COMPANIONS = {"lab03": ("lab03-gptq", "INFERLAB_AUTOGPTQ_PYTHON", "auto-gptq")}
+
+
+def _companion(session: nox.Session, lab: str) -> dict[str, str]:
+    """Environment variables for grading `lab`; empty if it has no companion, or it fails."""
+    group, variable, library = COMPANIONS.get(lab, ("", "", ""))
+    if group not in GROUPS or variable in os.environ:
+        return {}
+    try:
+        return {variable: _beside(session, group)}
+    except nox.command.CommandFailed:
+        session.warn(f"{library} could not be installed (see above): graded without it.")
+        return {}
 
 
 def _define_lab(number: int, title: str) -> None:
@@ -115,7 +157,8 @@ def _define_lab(number: int, title: str) -> None:
 
     def lab(session: nox.Session) -> None:
         _install(session, name)
-        session.run("python", "-m", "graders", "grade", name, *session.posargs)
+        env = _companion(session, name)
+        session.run("python", "-m", "graders", "grade", name, *session.posargs, env=env)
 
     lab.__doc__ = f"Grade lab {number:02d}: {title}."
     nox.session(name=name)(lab)
@@ -160,23 +203,19 @@ def train_tiny(session: nox.Session) -> None:
     session.run("python", "-m", "labs.common.train_tiny", *session.posargs)
 
 
-def _define_references(library: str, group: str, *first: str) -> None:
-    """Define a session that records what a library makes of lab 03's layers.
-
-    ``first`` are the packages that a source build of the library imports, installed before it.
-    """
+def _define_references(library: str, group: str) -> None:
+    """Define a session that records what a library makes of lab 03's layers."""
 
     def references(session: nox.Session) -> None:
-        session.env["BUILD_CUDA_EXT"] = "0"  # auto-gptq from source: without its CUDA kernels
-        _install(session, group, *first)
-        session.run("python", "-m", "graders.lab03.references.record", library, *session.posargs)
+        command = [_beside(session, group), "-m", "graders.lab03.references.record", library]
+        session.run(*command, *session.posargs, external=True)
 
     references.__doc__ = f"Record again what {library} makes of lab 03's layers."
-    nox.session(name=f"lab03-references-{library}")(references)
+    nox.session(name=f"lab03-references-{library}", venv_backend="none")(references)
 
 
 if (ROOT / "graders" / "lab03" / "references").is_dir():  # a student's release has none
-    _define_references("autogptq", "lab03-gptq", "torch", "numpy", "setuptools")
+    _define_references("autogptq", "lab03-gptq")
     _define_references("llmcompressor", "lab03-llmcompressor")
 
 

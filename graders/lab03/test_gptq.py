@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 from graders.lab03 import reference_gptq as reference
 from graders.lab03.reference_gptq import Case
@@ -19,6 +19,10 @@ from graders.lab03.references.layers import (
     all_layers,
     layer_error,
 )
+from graders.lab03.references.record import autogptq_python, run_script
+from labs.common.linears import linear_inputs
+from labs.common.perplexity import calibration_tokens
+from labs.common.tiny_models import load_tiny, model_config
 
 pytestmark = pytest.mark.task("gptq")
 
@@ -356,6 +360,53 @@ def test_layer_packed_by_autogptq(student, check, sample):
     written, _ = reference.parse_safetensors(files["model.safetensors"])
     for key, tensor in tensors.items():
         check.equal(written.get(key), tensor, given={"layer": sample, "tensor": key})
+
+
+@pytest.mark.task("gptq", weight=2)
+def test_autogptq_runs_the_checkpoint(student, check, note, tmp_path):
+    """auto-gptq's own loader takes the checkpoint and multiplies with exactly its weights.
+
+    Where there is no auto-gptq this says so, and asks no more than the tests of the format do.
+    """
+    python = autogptq_python()
+    if python is None:
+        note("auto-gptq is not installed here and did not run the checkpoint", "auto-gptq")
+        return
+    model, _ = load_tiny("target")
+    model.model.layers = model.model.layers[:1]
+    inputs = linear_inputs(model, calibration_tokens(4, 128))
+    case = Case(0, 0, 0, 64)
+    layers = {}
+    for name, x in inputs.items():
+        w = model.get_submodule(name).weight.detach()
+        case = dataclasses.replace(case, out=w.shape[0], columns=w.shape[1])
+        h = reference.hessian(x).float()
+        layers[name] = quantized(student, check, w, h, case, {"layer": name})
+    others = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.removesuffix(".weight") not in layers
+    }
+    config = {**model_config("target"), "num_hidden_layers": 1}
+    files = student.gptq.checkpoint_files(layers, others, config, group_size=64)
+    names = ("config.json", "model.safetensors", "quantize_config.json")
+    for name in names:
+        data = files.get(name) if type(files) is dict else None
+        check.true(type(data) is bytes, "a file is missing", given=name, got=data)
+        (tmp_path / name).write_bytes(data)
+    save_file({"tokens": calibration_tokens(1, 64)}, tmp_path / "tokens")
+    out = str(tmp_path / "out")
+    try:
+        run_script("autogptq", "load", str(tmp_path), str(tmp_path / "tokens"), out, python=python)
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1]
+        check.true(False, "auto-gptq cannot load and run it", got=last)
+    found = load_file(out)
+    for name, (codes, scales, zeros, g_idx) in layers.items():
+        expected = reference.dequantize(codes, scales.half(), zeros, g_idx).float()
+        check.equal(found.get(name), expected, given={"layer": name})
+    check.tensor(found["logits"], shape=(1, 64, model.config.vocab_size))
+    note(f"auto-gptq loaded and ran the checkpoint: {len(layers)} layers as written", "auto-gptq")
 
 
 def test_layers_in_order(student, check, rng_seed):

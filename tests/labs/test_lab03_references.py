@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from graders.lab03 import reference_gptq as reference
 from graders.lab03.references import layers as compared
-from graders.lab03.references.record import run_script
+from graders.lab03.references.record import autogptq_python, run_script
 from labs.common.linears import linear_inputs
 from labs.common.perplexity import calibration_tokens, evaluation_tokens, perplexity
 from labs.common.tiny_models import load_tiny, model_config
@@ -78,16 +77,9 @@ def test_the_error_is_within_two_percent_of_the_libraries(
 # -- auto-gptq itself, where it is
 
 
-def autogptq_python() -> str | None:
-    """An interpreter that has auto-gptq: the session's, or the one that a variable names."""
-    named = os.environ.get("INFERLAB_AUTOGPTQ_PYTHON")
-    own = ROOT / ".nox" / "lab03-references-autogptq" / "bin" / "python"
-    return named or (str(own) if own.exists() else None)
-
-
 needs_autogptq = pytest.mark.skipif(
     autogptq_python() is None,
-    reason="auto-gptq was NOT RUN: `python3 noxfile.py -s lab03-references-autogptq` makes its "
+    reason="auto-gptq was NOT RUN: `python3 noxfile.py -s lab03` makes its "
     "environment, or INFERLAB_AUTOGPTQ_PYTHON names one",
 )
 

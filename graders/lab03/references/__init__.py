@@ -5,5 +5,6 @@ Neither library lives in a lab's own environment: each wants another transformer
 recorded here: `autogptq.json` and `llmcompressor.json` (layer errors at equal settings, with
 versions and the hash of the weights) and `autogptq_layers.safetensors` (two small layers packed by
 auto-gptq itself). `python3 noxfile.py -s lab03-references-autogptq lab03-references-llmcompressor`
-makes all of them again.
+makes all of them again. `.nox/lab03-gptq`, the environment of the first, is made by the session
+`lab03`, too: there auto-gptq loads and runs the submission's own checkpoint.
 """

@@ -33,6 +33,13 @@ SAMPLES: dict[str, dict[str, Any]] = {
 SAMPLE_LAYER = "model.layers.0.self_attn.k_proj"
 
 
+def autogptq_python() -> str | None:
+    """An interpreter that has auto-gptq, or None: that of `.nox/`, or the one a variable names."""
+    named = os.environ.get("INFERLAB_AUTOGPTQ_PYTHON")
+    own = FOLDER.parents[2] / ".nox" / "lab03-gptq" / "bin" / "python"
+    return named or (str(own) if own.exists() else None)
+
+
 def run_script(library: str, *arguments: str, python: str = sys.executable) -> None:
     """Run ``run_<library>.py``; its own words are shown only when it fails."""
     command = [python, str(FOLDER / f"run_{library}.py"), *arguments]
