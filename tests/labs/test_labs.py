@@ -56,6 +56,16 @@ def test_a_mutant_is_graded_on_every_task_that_can_see_its_module() -> None:
     assert seen["parameters.py"] == everything - {"roofline"}
 
 
+def test_a_costly_task_is_graded_with_mutants_of_its_own_module_only() -> None:
+    manifest = find_lab(ROOT, "lab02")
+    plain, spared = proofs.reach(manifest), proofs.reach(manifest, ["cost"])
+    assert "cost" in plain["roofline.py"] and "cost" in spared["cost.py"]
+    assert spared == {
+        module: tasks if module == "cost.py" else tasks - {"cost"}
+        for module, tasks in plain.items()
+    }
+
+
 MUTANT = """
 [[mutant]]
 name = "a"
@@ -77,6 +87,7 @@ why = "a mistake"
         (('why = "a mistake"', ""), "why"),
         (('why = "a mistake"', 'whi = "a mistake"'), "whi"),
         (("[[mutant]]", "[[mutant]"), "mutants.toml"),
+        (("[[mutant]]", 'costly = ["nothing"]\n[[mutant]]'), "costly names"),
     ],
 )
 def test_a_malformed_list_of_mutants_is_an_error_that_names_it(
