@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -426,6 +427,15 @@ def test_the_runs_went_to_their_end() -> None:
     for name, recipe in RECIPES.items():
         assert TRAINING[name]["steps_done"] == recipe.steps
         assert TRAINING[name]["curve"][-1] < TRAINING[name]["curve"][1]
+
+
+def test_training_takes_most_of_an_hour_on_two_cores_as_the_card_says() -> None:
+    """By the recorded seconds of single steps, for the recipes as they are now."""
+    path = ROOT / "content" / "measurements" / "2026-11-25-train-tiny-cpu.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    seconds = {n: fmean(found["models"][n]["samples_s"]) * RECIPES[n].steps for n in RECIPES}
+    assert found["cores"] == 2 and 1800 < sum(seconds.values()) < 3600
+    assert "most of an hour on two cores" in (FOLDER / "README.md").read_text("utf-8")
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
