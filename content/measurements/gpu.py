@@ -229,7 +229,7 @@ def product_times(
     That is their number when left out.
     """
     count = count or len(weights)
-    once = int4.graphed(lambda: [one(w, x) for w in weights], device)
+    once = gpu.graphed(lambda: [one(w, x) for w in weights], device)
     samples = [t / count for t in gpu.device_times(once, device, samples=7, warm_up=2)]
     median = statistics.median(samples)
     return {"samples_s": samples} | rates(median, weight_bytes + x.nbytes, device)

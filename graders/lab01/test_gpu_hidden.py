@@ -10,25 +10,9 @@ import torch
 
 from graders.lab01 import fast
 from graders.lab01.checkpoints import greedy, write_llama
-from graders.oracle.checks import Check, CheckFailed
-from graders.oracle.gpu import Measurement
-from graders.oracle.proxy import BadAnswer, Student, StudentError
-from graders.oracle.workers import WorkerLost
-
-# What a submission can do wrong. Anything else is the grader's own fault, and is not remembered.
-FAULTS = (CheckFailed, BadAnswer, StudentError, WorkerLost)
-
-
-def once(cache: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
-    """The value of ``make`` for this run. A submission's failure is remembered like a value."""
-    if name not in cache:
-        try:
-            cache[name] = make()
-        except FAULTS as error:
-            cache[name] = error
-    if isinstance(cache[name], FAULTS):
-        raise cache[name]
-    return cache[name]
+from graders.oracle.checks import Check
+from graders.oracle.gpu import Measurement, once
+from graders.oracle.proxy import Student
 
 
 def small_tokens(student: Student, check: Check, folder: Any, device: str, seed: int) -> None:

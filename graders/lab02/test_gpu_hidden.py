@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import random
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -105,21 +104,6 @@ def this_machine(device: str) -> Gpu:
     )
 
 
-def graphed(step: Callable[[], object], device: str) -> Callable[[], object]:
-    """The step without its launch overhead: a CUDA graph where there is CUDA."""
-    if not device.startswith("cuda"):
-        return step
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 # name: phase, batch, tokens. Weights alone, the cache above all, both, and arithmetic.
 TIME_CASES = {
     "decode, batch 1": ("decode", 1, 128),
@@ -140,9 +124,9 @@ def test_time_measured(student, check, note, device, rng_seed, case):
     engine = Engine(config, batch, tokens, device)
     ids = torch.randint(config.vocab_size, (batch,), device=device)
     if phase == "decode":
-        step = graphed(lambda: engine.decode(ids), device)
+        step = machine.graphed(lambda: engine.decode(ids), device)
     else:
-        step = graphed(lambda: engine.logits(engine.prefill(tokens)), device)
+        step = machine.graphed(lambda: engine.logits(engine.prefill(tokens)), device)
     samples = machine.device_times(step, device)
     measured = statistics.median(samples)
     given = {"case": case, "measured": f"{measured * 1e3:.3f} ms"}

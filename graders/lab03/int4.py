@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,21 +143,6 @@ def check_probed(got_LB: torch.Tensor, exact_LB: torch.Tensor, norm_LB: torch.Te
         )
 
 
-def graphed(step: Callable[[], object], device: str) -> Callable[[], object]:
-    """The step without its launch overhead: a CUDA graph where there is CUDA."""
-    if not device.startswith("cuda"):
-        return step
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 class Library:
     """The same product by a library, on weights of its own: what a submission is compared with."""
 
@@ -169,7 +154,7 @@ class Library:
             torch.randn(work.rows, work.columns, device=device).to(work.dtype)
             for _ in range(self._count)
         ]
-        self._pass = graphed(lambda: [F.linear(x, w) for w in weights], device)
+        self._pass = gpu.graphed(lambda: [F.linear(x, w) for w in weights], device)
 
     def product_s(self) -> float:
         """Seconds of one product, launches not counted, on the device's own clock."""
@@ -191,7 +176,7 @@ def bitsandbytes_s(work: Workload, batch: int, device: str) -> float | None:
             w = torch.randn(work.rows, work.columns, device=device).to(work.dtype)
             made.append(bnb.quantize_4bit(w, blocksize=64, quant_type="nf4"))
         with torch.inference_mode():
-            once = graphed(
+            once = gpu.graphed(
                 lambda: [matmul_4bit(x, w.t(), quant_state=state) for w, state in made], device
             )
             times = gpu.device_times(once, device)

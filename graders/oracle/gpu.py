@@ -20,12 +20,15 @@ from typing import Any
 import torch
 
 from graders.oracle.checks import CheckFailed
-from graders.oracle.proxy import BadAnswer, RemoteObject
+from graders.oracle.proxy import BadAnswer, RemoteObject, StudentError
+from graders.oracle.workers import WorkerLost
 from graders.record import Figure
 
 # Nothing that has to come through memory is faster than memory; beyond this a time is not believed.
 # The margin is for the noise of two measurements.
 ROOFLINE_MARGIN = 1.02
+# What a submission can do wrong. Anything else is the grader's own fault, and is not remembered.
+FAULTS = (CheckFailed, BadAnswer, StudentError, WorkerLost)
 _CPU_BYTES = 64 * 2**20
 _GPU_BYTES = 8 * 2**30
 _DEFAULT_L2 = 64 * 2**20
@@ -98,6 +101,21 @@ def device_times(
     return times
 
 
+def graphed(step: Callable[[], object], device: str) -> Callable[[], object]:
+    """The step without its launch overhead: a CUDA graph where there is CUDA."""
+    if not device.startswith("cuda"):
+        return step
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 @functools.cache
 def copy_bandwidth(device: str) -> float:
     """Bytes/s, read plus written, of a large copy within the device's memory; measured once.
@@ -157,6 +175,18 @@ class Flush:
 
     def __exit__(self, *_: object) -> None:
         self._buffer = None
+
+
+def once(cache: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
+    """The value of ``make`` for this run. A submission's failure is remembered like a value."""
+    if name not in cache:
+        try:
+            cache[name] = make()
+        except FAULTS as error:
+            cache[name] = error
+    if isinstance(cache[name], FAULTS):
+        raise cache[name]
+    return cache[name]
 
 
 def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:

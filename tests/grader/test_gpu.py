@@ -19,8 +19,7 @@ from graders.lab01 import fast
 from graders.oracle import gpu
 from graders.oracle.checks import CheckFailed
 from graders.oracle.grade import ROOT, Grader, Options
-from graders.oracle.proxy import BadAnswer, Connection, Student, StudentError
-from graders.oracle.stage import make_stage
+from graders.oracle.proxy import BadAnswer, StudentError
 from graders.record import (
     ADVISORY,
     Record,
@@ -35,6 +34,7 @@ from graders.record import (
 from graders.report.html import render_html
 from graders.report.terminal import make_console, print_report
 from tests.grader.toy import course
+from tests.grader.wrapped import with_wrapped
 
 WORK = fast.Workload(
     vocab_size=97, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16,
@@ -78,22 +78,15 @@ def measure(
     folder, model, rounding = reference
 
     def run(batch: int = 3, copy_bandwidth: float | None = None, **bodies: str) -> gpu.Measurement:
-        overlay = tmp_path / "overlay"
-        overlay.mkdir()
-        if bodies:
-            (overlay / "solved.py").write_text((SUBMISSION / "fast_decode.py").read_text())
-            text = WRAPPED.format(**{**HONEST, **bodies})
-            (overlay / "fast_decode.py").write_text(text)
-        stage = make_stage(ROOT, "lab01_token_generation", SUBMISSION, overlay)
-        worker = grader._worker(stage, SUBMISSION, "cpu")
-        try:
-            student = Student(Connection(lambda: worker))
-            return fast.measure(
+        return with_wrapped(
+            grader,
+            "fast_decode.py",
+            WRAPPED.format(**{**HONEST, **bodies}) if bodies else None,
+            tmp_path / "overlay",
+            lambda student: fast.measure(
                 student, WORK, batch, folder, model, rounding, "cpu", copy_bandwidth=copy_bandwidth
-            )
-        finally:
-            worker.close()
-            stage.close()
+            ),
+        )
 
     return run
 

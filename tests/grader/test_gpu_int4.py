@@ -17,8 +17,8 @@ from graders.lab03 import int4
 from graders.oracle import gpu
 from graders.oracle.checks import CheckFailed
 from graders.oracle.grade import ROOT, Grader, Options
-from graders.oracle.proxy import BadAnswer, Connection, Student, StudentError
-from graders.oracle.stage import make_stage
+from graders.oracle.proxy import BadAnswer, StudentError
+from tests.grader.wrapped import with_wrapped
 
 WORK = int4.Workload(
     rows=96, columns=256, group_size=64, matrices=5, calls=3, library_matrices=2,
@@ -52,19 +52,15 @@ def measure(grader: Grader, tmp_path: Path) -> Callable[..., gpu.Measurement]:
     """Measure the solution with ``add`` and ``run`` replaced, in a worker of its own."""
 
     def run(batch: int = 3, copy_bandwidth: float | None = None, **bodies: str) -> gpu.Measurement:
-        overlay = tmp_path / "overlay"
-        overlay.mkdir()
-        if bodies:
-            (overlay / "solved.py").write_text((SUBMISSION / "int4_kernel.py").read_text())
-            (overlay / "int4_kernel.py").write_text(WRAPPED.format(**{**HONEST, **bodies}))
-        stage = make_stage(ROOT, "lab03_quantization", SUBMISSION, overlay)
-        worker = grader._worker(stage, SUBMISSION, "cpu")
-        try:
-            student = Student(Connection(lambda: worker))
-            return int4.measure(student, WORK, batch, "cpu", copy_bandwidth=copy_bandwidth)
-        finally:
-            worker.close()
-            stage.close()
+        return with_wrapped(
+            grader,
+            "int4_kernel.py",
+            WRAPPED.format(**{**HONEST, **bodies}) if bodies else None,
+            tmp_path / "overlay",
+            lambda student: int4.measure(
+                student, WORK, batch, "cpu", copy_bandwidth=copy_bandwidth
+            ),
+        )
 
     return run
 
