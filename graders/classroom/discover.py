@@ -411,7 +411,7 @@ def _tar(file: IO[bytes]) -> Iterator[tuple[_Member, IO[bytes] | None]]:
     file.seek(0)
     plain: IO[bytes] = file
     if magic.startswith(b"\x1f\x8b"):
-        plain = gzip.GzipFile(fileobj=file)
+        plain = gzip.open(file)  # type: ignore[assignment]
     elif magic.startswith(b"BZh"):
         plain = bz2.BZ2File(file)
     elif magic == b"\xfd7zXZ\0":

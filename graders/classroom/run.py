@@ -19,6 +19,7 @@ from graders.classroom.progress import Progress
 from graders.classroom.slot import Job, Setup
 from graders.classroom.store import Conditions, Store, grader_version, write_atomically
 from graders.classroom.summary import (
+    Origin,
     Row,
     Summary,
     counts_line,
@@ -139,11 +140,9 @@ def _read_one(state: _Class, submission: Submission) -> None:
     try:
         files = discover.read(submission, state.manifest)
     except SubmissionError as error:
+        record = _rejection(state, str(error))
+        _take(state, row, record, "")
         row.status, row.reason = "rejected", str(error)
-        record = _rejection(state, row.reason)
-        fill(row, record)
-        row.graded = ""
-        state.store.give(submission.student, record)
         return
     key = state.store.key(files, state.conditions)
     row.submission_sha256 = digest(files)
@@ -152,7 +151,9 @@ def _read_one(state: _Class, submission: Submission) -> None:
     if len(students) > 1:
         first = state.rows[students[0]]
         if first.status == "graded":  # from the store
-            _take(state, row, state.store.result(key), "stored")
+            again = state.store.result(key)
+            if again is not None:
+                _take(state, row, again, "stored")
         return
     stored = state.store.result(key)
     if stored is not None:
@@ -260,7 +261,7 @@ def _grade_jobs(state: _Class, executor: Executor) -> None:
             state.store.keep(done.key, done.record)
             state.store.log("done", key=done.key, seconds=round(done.seconds, 3))
             for student in students:
-                origin = "now" if student == students[0] else "shared"
+                origin: Origin = "now" if student == students[0] else "shared"
                 _take(state, state.rows[student], done.record, origin)
             row = state.rows[students[0]]
             others = f" and {len(students) - 1} more" if len(students) > 1 else ""
@@ -276,12 +277,11 @@ def _stopping(executor: Executor) -> Iterator[None]:
         executor.stop()
 
 
-def _take(state: _Class, row: Row, record: Record | None, origin: str) -> None:
+def _take(state: _Class, row: Row, record: Record, origin: Origin) -> None:
     """A result becomes a student's: figures, and the signed record on the disk."""
-    assert record is not None
-    row.status, row.origin = "graded", origin  # type: ignore[assignment]
+    row.status, row.origin = "graded", origin
     fill(row, record)
-    state.versions = record.versions
+    state.versions = record.versions or state.versions
     state.store.give(row.student, record)
     if state.settings.feedback:
         from graders.report.html import render_html

@@ -237,6 +237,7 @@ class Store:
     def keep(self, key: str, record: Record) -> None:
         """Store a result for good: signed, whole, on the disk. The first one stays."""
         path = self._path(key)
+        record = msgspec.structs.replace(record, target="")  # a folder's name, of no interest
         if not path.exists():
             write_atomically(path, sign(to_json(record), who=f"result {key}", key=self.keys[-1]))
 
