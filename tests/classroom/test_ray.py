@@ -6,10 +6,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from graders.classroom import ray_pool
 from graders.classroom.discover import ClassError
 from graders.classroom.run import Settings, grade_class
+from graders.classroom.slot import Setup
+from graders.worker.limits import Limits
 from tests.classroom import toys
 from tests.classroom.toys import hand_in, make_root, points, starts
 
@@ -49,3 +53,17 @@ def test_without_ray_it_says_so(root: Path, tmp_path: Path) -> None:
     chosen = Settings(tmp_path / "class", "lab90", tmp_path / "out", executor="ray")
     with pytest.raises(ClassError, match="needs Ray, which is not installed here"):
         grade_class(chosen, root)
+
+
+@pytest.mark.parametrize("wrong", ["version", "root"])
+def test_a_node_with_another_course_refuses(root: Path, wrong: str) -> None:
+    setup = Setup(
+        root=str(root if wrong == "version" else root / "elsewhere"),
+        lab="lab90", isolation="sandbox", device="cpu", seed=0, limits=Limits(),
+    )  # fmt: skip
+    job = ray_pool.Task("key", "hash", {}, setup, "another version", 1.0)
+    reply = msgspec.msgpack.decode(
+        ray_pool.grade_task(msgspec.msgpack.encode(job)), type=ray_pool.Reply
+    )
+    says = {"version": "has another version of the course at", "root": "has no course at"}
+    assert says[wrong] in reply.error and reply.record == b""
