@@ -183,6 +183,7 @@ def test_nothing_is_left_behind(graded: tuple[Path, Path]) -> None:
     work = json.loads((out / "run.json").read_text())["work"]
     assert not Path(work).exists() and toys.processes_of(work) == []
     assert not list(out.rglob(".*"))
+    assert out.stat().st_mode & 0o077 == 0, "grades are nobody else's to read"
 
 
 # -- again -----------------------------------------------------------------------------------------
