@@ -1,4 +1,4 @@
-"""The command line: grade a lab, prove a lab, keep the tree in sync."""
+"""The command line: grade a lab, prove a lab, keep the tree in sync, release it."""
 
 from __future__ import annotations
 
@@ -134,6 +134,34 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run",
     )
+    release = verbs.add_parser(
+        "release",
+        help="write the tree that students get, and prove what is not in it",
+        description=(
+            "Write the student tree from the last commit: a repository with one root commit, an "
+            "archive, or both. Each object is then looked into for solutions, hidden tests and "
+            "mutants; if anything is found, nothing is written. The tree must be committed and in "
+            "sync: the same commit gives the same release."
+        ),
+    )
+    release.add_argument(
+        "dest", nargs="?", type=Path, metavar="DEST", help="a folder that is new or empty"
+    )
+    release.add_argument(
+        "--labs", default="", metavar="01,02", help="these labs; all when left out"
+    )
+    release.add_argument("--archive", type=Path, metavar="FILE.tar.gz", help="write an archive")
+    release.add_argument(
+        "--complete",
+        action="store_true",
+        help="for somebody who learns alone: solutions and hidden tests too, but no history",
+    )
+    release.add_argument(
+        "--check",
+        type=Path,
+        metavar="RELEASE",
+        help="write nothing: look into a repository or archive made earlier",
+    )
     return top
 
 
@@ -162,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return mutants(options.labs, options.jobs)
             case "sync":
                 return _sync(options.check, options.force)
+            case "release":
+                return _release(options)
             case _:
                 from graders.bench import main as bench
 
@@ -172,6 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "SandboxUnavailable":
             return _say(error)
         raise
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("graders."):
+            raise
+        return _say(
+            GradeError(
+                f"this tree holds no {error.name}: it is a student's release, which leaves out "
+                f"what `{options.verb}` needs. It is a command for the course itself"
+            )
+        )
     except BrokenPipeError:
         _mute(sys.stdout)
         return 1
@@ -390,3 +429,19 @@ def _sync(check: bool, force: bool) -> int:
             + str(path.relative_to(ROOT) if path.is_absolute() else path)
         )
     return 1 if check and differing else 0
+
+
+# -- release ---------------------------------------------------------------------------------------
+
+
+def _release(options: argparse.Namespace) -> int:
+    from graders.release import ReleaseError
+    from graders.release import main as release
+
+    if options.check is not None and (options.dest or options.archive or options.labs):
+        raise GradeError("--check only looks: leave out DEST, --labs and --archive")
+    labs = options.labs.split(",") if options.labs else []
+    try:
+        return release(options.dest, labs, options.archive, options.complete, options.check, ROOT)
+    except ReleaseError as error:
+        return _say(error)
