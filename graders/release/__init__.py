@@ -20,7 +20,6 @@ from graders.release.tree import (
     File,
     ReleaseError,
     Source,
-    Tree,
     choose_labs,
     git,
     has_git,
@@ -80,7 +79,7 @@ def release(
     manifests = choose_labs(root, labs)
     source = read_source(root)
     check_in_sync(root, source)
-    tree = _complete(source) if complete else student_files(source, manifests)
+    tree = dict(source.files) if complete else student_files(source, manifests)
     tree["AGENTS.md"] = File(documents.agents(manifests, complete=complete))
     if not complete:
         tree["README.md"] = File(documents.readme(source.files, manifests))
@@ -90,11 +89,11 @@ def release(
         if dest is not None:
             message = _message(source, names, complete)
             place = stack.enter_context(write.repository(dest, tree, source.date, message))
-            report = _clean(source, place, complete)
+            _clean(source, place, complete, report)
             commit = git(place, "rev-parse", "HEAD").decode().strip()
         if archive is not None:
             place = stack.enter_context(write.archive(archive, tree, source.date))
-            report = _clean(source, place, complete)
+            _clean(source, place, complete, report)
     return Release(names, len(tree), commit, source.commit, report)
 
 
@@ -120,11 +119,13 @@ def _look(source: Source, place: Path, complete: bool) -> Report:
     return scanner.report
 
 
-def _clean(source: Source, place: Path, complete: bool) -> Report:
+def _clean(source: Source, place: Path, complete: bool, total: Report) -> None:
     report = _look(source, place, complete)
     if report.findings:
         raise LeakError(report.findings)
-    return report
+    total.objects += report.objects
+    total.bytes += report.bytes
+    total.sought = report.sought
 
 
 def _check_places(
@@ -187,10 +188,6 @@ def check_in_sync(root: Path, source: Source) -> None:
         )
 
 
-def _complete(source: Source) -> Tree:
-    return dict(source.files)
-
-
 def _message(source: Source, labs: Sequence[str], complete: bool) -> str:
     what = "the whole course" if complete else ", ".join(labs)
     made = f"\n\nMade from the course's commit {source.commit[:12]}.\n" if source.commit else "\n"
@@ -224,4 +221,7 @@ def main(
 
 
 def _looked(report: Report) -> str:
-    return f"looked into {report.objects} objects, {report.bytes / 2**20:.1f} MiB"
+    return (
+        f"looked for {report.sought} texts in {report.objects} objects of "
+        f"{report.bytes / 2**20:.1f} MiB"
+    )

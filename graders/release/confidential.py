@@ -77,7 +77,7 @@ def read_confidential(files: Tree, shared: Iterable[str] = ()) -> Confidential:
         if not _HIDDEN.match(path) or path in shared:
             continue
         if path.endswith("mutants.toml"):
-            _mutants(path, text, found)
+            _mutants(path, text, texts, found)
         elif _is_test(path):
             _test_code(path, text, found)
         elif path.endswith(".py"):
@@ -177,19 +177,28 @@ def _other_code(
             found.rows.setdefault(row, f"lines of {path}")
 
 
-def _mutants(path: str, text: str, found: Confidential) -> None:
+def _mutants(path: str, text: str, texts: dict[str, str], found: Confidential) -> None:
+    """Names, what is sought and put there, and the lines that come out: often all but right."""
     try:
         listed = tomllib.loads(text).get("mutant", [])
     except tomllib.TOMLDecodeError as error:
         raise ReleaseError(f"{path}: {error}") from None
+    lab = path.split("/")[1]
     for mutant in listed:
-        name = str(mutant.get("name", ""))
+        name, module, find, replace = (
+            str(mutant.get(key, "")) for key in ("name", "module", "find", "replace")
+        )
         if "_" in name:  # a name of one word is a word like any other
             found.names.setdefault(name, f"a mutant of {path}")
-        for key in ("find", "replace"):
-            for line in str(mutant.get(key, "")).splitlines():
-                what = f"`{key}` of the mutant {name} in {path}"
-                found.add_line(normal(line), what, SOLUTION)
+        what = f"of the mutant {name} in {path}"
+        for line in (*find.splitlines(), *replace.splitlines()):
+            found.add_line(normal(line), f"text {what}", SOLUTION)
+        for place, solution in texts.items():
+            if place.startswith(f"solutions/{lab}_") and place.endswith(f"/{module}"):
+                before = set(solution.splitlines())
+                for line in solution.replace(find, replace).splitlines():
+                    if line not in before:
+                        found.add_line(normal(line), f"a line {what}", SOLUTION)
 
 
 def _is_common(path: str, texts: dict[str, str], shared: frozenset[str]) -> bool:

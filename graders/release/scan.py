@@ -66,10 +66,11 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was looked at, and what was found."""
+    """What was looked at, how much was looked for, and what was found."""
 
     objects: int = 0
     bytes: int = 0
+    sought: int = 0  # texts
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, kind: str, where: str, what: str) -> None:
@@ -87,6 +88,9 @@ class Scanner:
         self._unpacked = 0
         # A long text is in a view only if its words are: asked first, this saves most searches.
         parts = secrets.parts if secrets else {}
+        if secrets is not None:
+            self.report.sought = len(secrets.lines.keys() | secrets.parts.keys())
+            self.report.sought += len(secrets.names) + len(secrets.rows)
         self._parts = [(text, frozenset(text.split(" ")[1:-1])) for text in parts]
 
     # -- one name, one text ------------------------------------------------------------------------
