@@ -157,6 +157,13 @@ _define_tool("bench", "Measure the grader itself.")
 _define_tool("release", "Write the tree that students get, and prove what is not in it.")
 
 
+@_course_session("grade")
+def grade(session: nox.Session) -> None:
+    """Grade a class: SUBMISSIONS --lab lab02 --out DIR. Goes on after a kill."""
+    _install(session, "tests")
+    session.run("python", "-m", "graders", "class", *session.posargs)
+
+
 @_course_session("train-tiny")
 def train_tiny(session: nox.Session) -> None:
     """Train the shipped tiny models again (--ship: replace them). Goes on after a kill."""
