@@ -221,7 +221,5 @@ def main(
 
 
 def _looked(report: Report) -> str:
-    return (
-        f"looked for {report.sought} texts in {report.objects} objects of "
-        f"{report.bytes / 2**20:.1f} MiB"
-    )
+    size = f"looked into {report.objects} objects of {report.bytes / 2**20:.1f} MiB"
+    return f"{size} for {report.sought} texts" if report.sought else size
