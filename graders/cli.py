@@ -1,4 +1,4 @@
-"""The command line: grade a lab, prove a lab, keep the tree in sync."""
+"""The command line: grade a lab, prove a lab, keep the tree in sync, release it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from graders.classroom.discover import ClassError
 from graders.manifest import LabNotFound, ManifestError, find_lab
 from graders.oracle.grade import ROOT, GradeError, Grader, Options
 from graders.oracle.stage import StageError
@@ -24,21 +23,20 @@ from graders.proofs import all_labs, mutants, prove
 from graders.record import Record, everything_earned, to_json
 from graders.report.terminal import clean
 from graders.scoring import ExpectedTest, ScoringError, expected_json, make_expected
-from graders.signing import SigningError, key_path, load_keys, rotate, verify
 from graders.sync import SyncError, sync
 
 # What is said in one line and with status 2: the message names thing, cause and mend.
 _ERRORS = (
-    ClassError,
     GradeError,
     LabNotFound,
     ManifestError,
     ScoringError,
-    SigningError,
     StageError,
     SyncError,
     WorkerLost,
 )
+# The same for errors of what is imported only when it is used, and is not in a student's release.
+_LATE_ERRORS = frozenset(["SandboxUnavailable", "ClassError", "SigningError", "ReleaseError"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
         help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run",
     )
     _add_class_verbs(verbs)
+    _add_release_verb(verbs)
     return top
 
 
@@ -200,6 +199,38 @@ def _add_class_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
     )
 
 
+def _add_release_verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What an instructor hands out."""
+    release = verbs.add_parser(
+        "release",
+        help="write the tree that students get, and prove what is not in it",
+        description=(
+            "Write the student tree from the last commit: a repository with one root commit, an "
+            "archive, or both. Each object is then looked into for solutions, hidden tests and "
+            "mutants; if anything is found, nothing is written. The tree must be committed and in "
+            "sync: the same commit gives the same release."
+        ),
+    )
+    release.add_argument(
+        "dest", nargs="?", type=Path, metavar="DEST", help="a folder that is new or empty"
+    )
+    release.add_argument(
+        "--labs", default="", metavar="01,02", help="these labs; all when left out"
+    )
+    release.add_argument("--archive", type=Path, metavar="FILE.tar.gz", help="write an archive")
+    release.add_argument(
+        "--complete",
+        action="store_true",
+        help="for somebody who learns alone: solutions and hidden tests too, but no history",
+    )
+    release.add_argument(
+        "--check",
+        type=Path,
+        metavar="RELEASE",
+        help="write nothing: look into a repository or archive made earlier",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status is 0 only if everything attempted was earned.
 
@@ -231,16 +262,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _key(options.rotate)
             case "sync":
                 return _sync(options.check, options.force)
+            case "release":
+                return _release(options)
             case _:
                 from graders.bench import main as bench
 
                 return bench(options.json, quick=options.quick, labs=options.labs)
     except _ERRORS as error:
         return _say(error)
-    except RuntimeError as error:
-        if type(error).__name__ == "SandboxUnavailable":
+    except (RuntimeError, ValueError) as error:
+        if _LATE_ERRORS & {kind.__name__ for kind in type(error).__mro__}:
             return _say(error)
         raise
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("graders."):
+            raise
+        return _say(
+            GradeError(
+                f"this tree holds no {error.name}: it is a student's release, which leaves out "
+                f"what `{options.verb}` needs. It is a command for the course itself"
+            )
+        )
     except BrokenPipeError:
         _mute(sys.stdout)
         return 1
@@ -413,6 +455,7 @@ def _hint(grader: Grader, record: Record) -> str:
 
 
 def _class(arguments: argparse.Namespace) -> int:
+    from graders.classroom.discover import ClassError
     from graders.classroom.run import Settings, grade_class
 
     if arguments.export:
@@ -451,6 +494,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _verify(paths: Sequence[Path]) -> int:
     """Print a line a record; 1 if one cannot be believed."""
+    from graders.signing import SigningError, key_path, load_keys, verify
+
     if not key_path().exists():  # a new one would have signed none of these
         raise SigningError(
             f"there is no signing key at {key_path()}: name the file of the key that signed "
@@ -476,6 +521,8 @@ def _verify(paths: Sequence[Path]) -> int:
 
 
 def _key(rotating: bool) -> int:
+    from graders.signing import key_path, load_keys, rotate
+
     if rotating:
         rotate()
     keys = load_keys()
@@ -535,3 +582,15 @@ def _sync(check: bool, force: bool) -> int:
             + str(path.relative_to(ROOT) if path.is_absolute() else path)
         )
     return 1 if check and differing else 0
+
+
+# -- release ---------------------------------------------------------------------------------------
+
+
+def _release(options: argparse.Namespace) -> int:
+    from graders.release import main as release
+
+    if options.check is not None and (options.dest or options.archive or options.labs):
+        raise GradeError("--check only looks: leave out DEST, --labs and --archive")
+    labs = options.labs.split(",") if options.labs else []
+    return release(options.dest, labs, options.archive, options.complete, options.check, ROOT)
