@@ -145,6 +145,13 @@ _define_tool("sync", "Write the stubs and the lists of expected tests (--check: 
 _define_tool("bench", "Measure the grader itself.")
 
 
+@nox.session
+def grade(session: nox.Session) -> None:
+    """Grade a class: SUBMISSIONS --lab lab02 --out DIR. Goes on after a kill."""
+    _install(session, "tests")
+    session.run("python", "-m", "graders", "class", *session.posargs)
+
+
 @nox.session(name="train-tiny")
 def train_tiny(session: nox.Session) -> None:
     """Train the shipped tiny models again (--ship: replace them). Goes on after a kill."""

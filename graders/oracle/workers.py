@@ -205,6 +205,7 @@ class ForkedWorker:
         self.budget_s = 60.0
         self.ended: Ended | None = None
         self.closed = False
+        self.timed_out = False
         os.set_blocking(output_fd, False)
         self._channel.watch[output_fd] = self._drain
 
@@ -234,6 +235,7 @@ class ForkedWorker:
             self._channel.send(payload, fds, deadline)
             reply = self._channel.receive(deadline)
         except ChannelTimeout:
+            self.timed_out = True
             raise self._lost("gave no answer within the time limit and was stopped") from None
         except _OutputFlood:
             raise self._lost(f"printed more than {_MAX_OUTPUT >> 20} MiB and was stopped") from None
