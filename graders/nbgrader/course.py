@@ -139,7 +139,7 @@ Once a lab, in this folder:
     nbgrader export                        grades.csv
 
 Autograde never runs a notebook. It grades the package beside it in a sandbox. For a large class let
-`nox -s grade -- THIS_FOLDER --lab 1 --out THIS_FOLDER/results/lab01` do that first, on all cores:
+`nox -s grade -- HERE --lab lab01 --out HERE/results/lab01` do that first, on all cores:
 autograde then takes its signed records.
 
 A score that nbgrader refuses is in its log with the reason, and the submission stays ungraded. Look
@@ -214,7 +214,7 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def describe(manifests: Collection[Manifest], dest: Path, tiers: Collection[str]) -> str:
+def describe(manifests: Sequence[Manifest], dest: Path, tiers: Collection[str]) -> str:
     """What was written, for the terminal."""
     lines = [f"nbgrader course in {dest}"]
     for manifest in manifests:
