@@ -24,7 +24,8 @@ from graders.manifest import Manifest, find_lab, lab_directories
 from graders.nbgrader.notebook import assignment
 from graders.sync import make_stub
 
-# The parts of the grader that a student's own grading needs.
+_GRADER = Path(__file__).resolve().parents[1]
+# The parts of it that a student's own grading needs.
 _GRADER_FILES = ("__init__", "__main__", "cli", "manifest", "plugin", "proofs", "record",
                  "scoring", "sync")  # fmt: skip
 _GRADER_FOLDERS = ("isolation", "oracle", "report", "wire", "worker")
@@ -109,9 +110,9 @@ def _write_stubs(solutions: Path, package: Path) -> None:
 def _copy_grader(source: Path, dest: Path, manifest: Manifest, lab: Path) -> None:
     dest.mkdir()
     for name in _GRADER_FILES:
-        shutil.copyfile(source / f"{name}.py", dest / f"{name}.py")
+        shutil.copyfile(_GRADER / f"{name}.py", dest / f"{name}.py")
     for name in _GRADER_FOLDERS:
-        shutil.copytree(source / name, dest / name, ignore=_LEFT_OUT)
+        shutil.copytree(_GRADER / name, dest / name, ignore=_LEFT_OUT)
     # What the public tests import of the lab's folder, such as a helper that makes checkpoints.
     tests = (lab / "test_public.py").read_text(encoding="utf-8")
     for name in sorted(set(re.findall(rf"from graders\.{manifest.name}\.(\w+) import", tests))):
