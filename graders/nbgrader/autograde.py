@@ -21,10 +21,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import bleach
 import nbformat
 import nbgrader.apps.api
 import nbgrader.apps.autogradeapp
 from nbconvert.exporters import NotebookExporter
+from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 from nbgrader import converters, utils
 from nbgrader.api import Gradebook
@@ -79,8 +81,10 @@ def configure(c: Any, root: Path | str = ROOT) -> None:
     c.Autograde.exporter_class = "graders.nbgrader.autograde.Exporter"
     c.Autograde.sanitize_preprocessors = ["nbgrader.preprocessors.CheckCellMetadata"]
     c.Autograde.autograde_preprocessors = _PREPROCESSORS
-    # A student's HTML must not run in the browser of who grades, nor in feedback.
+    # A student's HTML must not run in the browser of who grades, nor in feedback: nbgrader's pages
+    # for both leave out the first of these for Markdown cells, and use the second.
     c.HTMLExporter.sanitize_html = True
+    c.HTMLExporter.filters = {"markdown2html": "graders.nbgrader.autograde.safe_markdown"}
     c.ExchangeFactory.collect = "graders.nbgrader.exchange.Collect"
     c.ZipCollectApp.extractor_plugin = "graders.nbgrader.exchange.Extractor"
     c.ZipCollectApp.collector_plugin = "graders.nbgrader.exchange.Collector"
@@ -222,6 +226,25 @@ class Exporter(NotebookExporter):  # type: ignore[misc]
         return self.from_notebook_node(  # type: ignore[no-any-return]
             notebook, {**(resources or {}), "metadata": about}, **more
         )
+
+
+_TAGS = frozenset(
+    "a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre span strong sub "
+    "sup table tbody td th thead tr ul".split()
+)
+_CLASSED = ("code", "div", "pre", "span")  # colours of code
+
+
+def safe_markdown(source: str) -> str:
+    """HTML of a Markdown cell: text and its structure, no scripts, handlers or outside images."""
+    return str(
+        bleach.clean(
+            markdown2html(source),
+            tags=_TAGS,
+            attributes={"a": ["href", "title"], **{tag: ["class"] for tag in _CLASSED}},
+            protocols=["http", "https", "mailto"],
+        )
+    )
 
 
 # -- scores ----------------------------------------------------------------------------------------

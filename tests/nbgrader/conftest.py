@@ -65,9 +65,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nbgrader(
-    tmp_path_factory: pytest.TempPathFactory, key_file: Path
-) -> Iterator[Nbgrader]:
+def nbgrader(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Iterator[Nbgrader]:
     """Runs ``nbgrader <command>`` in a folder; ``ok`` says whether it must succeed."""
     home = tmp_path_factory.mktemp("home")
     environment = {
