@@ -154,7 +154,8 @@ def escape(name: str) -> str:
     """A file's name for a table or a file: anything odd in it as %XX, 120 characters at most."""
     if _STUDENT.fullmatch(name):
         return name
-    return urllib.parse.quote(os.fsencode(name), safe="._-")[:120]
+    text = urllib.parse.quote(os.fsencode(name), safe="._-")[:120]
+    return f"%{ord(text[0]):02X}{text[1:]}" if text[:1] in ("-", ".", "_") else text
 
 
 # -- what was handed in ----------------------------------------------------------------------------

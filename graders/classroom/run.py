@@ -90,7 +90,12 @@ def grade_class(settings: Settings, root: Path = ROOT) -> int:
         sandbox.check_available()
     keys = load_keys()
     found = discover.discover(settings.submissions, manifest)
-    leased = lease(settings.device, settings.gpus, settings.per_gpu)
+    if settings.executor == "ray" and settings.device == "cuda":
+        leased = Lease(("any",), "cuda", settings.per_gpu)  # which ones is for Ray to say
+    elif settings.executor == "ray":
+        leased = Lease()
+    else:
+        leased = lease(settings.device, settings.gpus, settings.per_gpu)
     hidden = root / "graders" / manifest.name / "expected.json"
     conditions = Conditions(
         grader=grader_version(root, manifest),
@@ -216,6 +221,18 @@ def _executor(
     )
     # A slot says something after each test, so it is never silent for longer than one.
     slowest = max(task.timeout_s for task in manifest.tasks)
+    silence_s = 2 * slowest + _IMPORT_S
+    if settings.executor == "ray":
+        from graders.classroom.ray_pool import RayPool
+
+        return RayPool(
+            setup,
+            grader_version(root, manifest),
+            address=settings.address,
+            jobs=settings.jobs,
+            gpu_share=1 / settings.per_gpu if leased.gpus else 0.0,
+            silence_s=silence_s,
+        )
     if settings.executor == "local":
         return LocalPool(
             setup,
@@ -223,7 +240,7 @@ def _executor(
             settings.out / "logs",
             jobs=leased.slots(settings.jobs or cores()),
             gpus=leased.gpus,
-            silence_s=2 * slowest + _IMPORT_S,
+            silence_s=silence_s,
             per_slot=settings.per_slot,
         )
     raise ClassError(f"there is no executor {settings.executor!r}")

@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 import threading
@@ -57,8 +58,9 @@ class Conditions(msgspec.Struct, frozen=True):
 def grader_version(root: Path, manifest: Manifest) -> str:
     """SHA-256 of the lab's tests and manifest, the course library, the grader and its libraries."""
     lab = root / "labs" / manifest.package
+    own = Path(__file__).resolve().parents[1]
     parts = [
-        *(root / "graders" / name for name in _GRADER),
+        *(own / name for name in _GRADER),
         root / "graders" / manifest.name,
         root / "labs" / "__init__.py",
         root / "labs" / "common",
@@ -67,20 +69,14 @@ def grader_version(root: Path, manifest: Manifest) -> str:
     found = hashlib.sha256()
     for path in sorted(_files(parts)):
         data = path.read_bytes()
-        name = path.relative_to(root).as_posix()
+        name = path.relative_to(root if path.is_relative_to(root) else own.parent).as_posix()
         found.update(f"{name}\0{len(data)}\0".encode() + data)
-    versions = [".".join(map(str, _python()))]
+    versions = [platform.python_version()]
     for name in _DISTRIBUTIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
     found.update("\0".join(versions).encode())
     return found.hexdigest()
-
-
-def _python() -> tuple[int, ...]:
-    import sys
-
-    return tuple(sys.version_info[:3])
 
 
 def _files(paths: Iterable[Path]) -> Iterable[Path]:
