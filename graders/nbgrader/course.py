@@ -10,6 +10,7 @@ An assignment is complete: fetched, it runs with the lab's packages installed an
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -24,14 +25,14 @@ from graders.manifest import Manifest, find_lab, lab_directories
 from graders.nbgrader.notebook import assignment
 from graders.sync import make_stub
 
-_GRADER = Path(__file__).resolve().parents[1]
-# The parts of it that a student's own grading needs.
-_GRADER_FILES = ("__init__", "__main__", "cli", "manifest", "plugin", "proofs", "record",
-                 "scoring", "sync")  # fmt: skip
+GRADER = Path(__file__).resolve().parents[1]
+# The parts of it that a student's own grading needs: what these import, and folders as a whole,
+# whose modules are started by name.
+_GRADER_STARTS = ("__main__", "cli", "plugin")
 _GRADER_FOLDERS = ("isolation", "oracle", "report", "wire", "worker")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.ipynb", ".*")
 # Megabytes of weights, handed in again by every student: only where a lab needs them.
-_WEIGHTS = "tiny_models"
+WEIGHTS = "tiny_models"
 _USES_WEIGHTS = re.compile(
     r"common\.(tiny_models|perplexity)\b|common import .*(tiny_models|perplex)"
 )
@@ -91,8 +92,8 @@ def _write_assignment(course: Course, manifest: Manifest, folder: Path) -> None:
     shutil.copytree(lab, package, ignore=_LEFT_OUT)
     _write_stubs(root / "solutions" / manifest.package, package)
     shutil.copyfile(root / "labs" / "__init__.py", folder / "labs" / "__init__.py")
-    needed = _use_weights([*lab.rglob("*.py"), ours])
-    ignored = _LEFT_OUT if needed else shutil.ignore_patterns("__pycache__", "*.pyc", _WEIGHTS)
+    needed = use_weights([*lab.rglob("*.py"), ours])
+    ignored = _LEFT_OUT if needed else shutil.ignore_patterns("__pycache__", "*.pyc", WEIGHTS)
     shutil.copytree(root / "labs" / "common", folder / "labs" / "common", ignore=ignored)
     _copy_grader(root / "graders", folder / "graders", manifest, lab)
 
@@ -109,10 +110,12 @@ def _write_stubs(solutions: Path, package: Path) -> None:
 
 def _copy_grader(source: Path, dest: Path, manifest: Manifest, lab: Path) -> None:
     dest.mkdir()
-    for name in _GRADER_FILES:
-        shutil.copyfile(_GRADER / f"{name}.py", dest / f"{name}.py")
+    for path in sorted(_imported(_GRADER_STARTS)):
+        place = dest / path.relative_to(GRADER)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
     for name in _GRADER_FOLDERS:
-        shutil.copytree(_GRADER / name, dest / name, ignore=_LEFT_OUT)
+        shutil.copytree(GRADER / name, dest / name, ignore=_LEFT_OUT, dirs_exist_ok=True)
     # What the public tests import of the lab's folder, such as a helper that makes checkpoints.
     tests = (lab / "test_public.py").read_text(encoding="utf-8")
     for name in sorted(set(re.findall(rf"from graders\.{manifest.name}\.(\w+) import", tests))):
@@ -121,7 +124,27 @@ def _copy_grader(source: Path, dest: Path, manifest: Manifest, lab: Path) -> Non
             shutil.copyfile(source / manifest.name / file, dest / manifest.name / file)
 
 
-def _use_weights(files: Iterable[Path]) -> bool:
+def _imported(names: Iterable[str]) -> set[Path]:
+    """The files of ``graders`` that must be there to import these modules of it."""
+    found: set[Path] = set()
+    todo = [f"graders.{name}" for name in names]
+    while todo:
+        parts = todo.pop().split(".")[1:]
+        module = GRADER.joinpath(*parts).with_suffix(".py") if parts else GRADER / "__init__.py"
+        packages = [GRADER.joinpath(*parts[:n], "__init__.py") for n in range(len(parts) + 1)]
+        for path in {module, *packages} - found:
+            if not path.is_file() or re.fullmatch(r"lab\d+", parts[0] if parts else ""):
+                continue
+            found.add(path)
+            # At the top alone: what a function imports is for the instructor's verbs.
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("graders"):
+                    todo += [str(node.module), *(f"{node.module}.{a.name}" for a in node.names)]
+    return found
+
+
+def use_weights(files: Iterable[Path]) -> bool:
+    """Whether any of the files imports the trained models."""
     return any(_USES_WEIGHTS.search(file.read_text(encoding="utf-8")) for file in files)
 
 

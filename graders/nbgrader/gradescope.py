@@ -10,20 +10,23 @@ write its own result: the container protects the other students, and nothing in 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from graders.manifest import find_lab
+from graders.nbgrader.course import GRADER, WEIGHTS, use_weights
 from graders.nbgrader.exports import gradescope_json
 from graders.nbgrader.scores import grade, work_of
 from graders.oracle.grade import Grader, Options
 
 _DATE = (2020, 1, 1, 0, 0, 0)  # the same course gives the same zip
 _ROOT_FILES = ("pyproject.toml", "LICENSE")
-_LITTER = ("__pycache__", ".ipynb_checkpoints")
+_LITTER = ("__pycache__", ".ipynb_checkpoints", "alternatives")
 # What grading one submission needs of graders/, beside the lab's own folder.
 _NOT_NEEDED = ("adversarial", "release")
 
@@ -60,7 +63,7 @@ def autograder_zip(
     """Write the zip for one lab; the names in it. Raises LabNotFound and ManifestError."""
     manifest = find_lab(root, lab)
     filled = {"@lab@": manifest.name, "@isolation@": isolation, "@hidden@": hidden,
-              "@uv@": _uv_version(root)}  # fmt: skip
+              "@uv@": _uv_version()}  # fmt: skip
     scripts = {"setup.sh": _SETUP, "run_autograder": _RUN}
     names = []
     with zipfile.ZipFile(dest, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -69,30 +72,34 @@ def autograder_zip(
                 text = text.replace(mark, value)
             _add(archive, name, text.encode(), 0o755)
             names.append(name)
-        for path in sorted(_files(root, manifest.name, manifest.package)):
-            name = f"inferlab/{path.relative_to(root).as_posix()}"
-            _add(archive, name, path.read_bytes(), 0o644)
-            names.append(name)
+        for name, path in sorted(_files(root, manifest.name, manifest.package)):
+            _add(archive, f"inferlab/{name}", path.read_bytes(), 0o644)
+            names.append(f"inferlab/{name}")
     return names
 
 
-def _files(root: Path, lab: str, package: str) -> Iterator[Path]:
-    yield from (root / name for name in _ROOT_FILES if (root / name).is_file())
-    yield from root.glob(f"constraints/{lab}.txt")
-    yield root / "labs" / "__init__.py"
-    folders = [root / "labs" / "common", root / "labs" / package]
-    for path in (root / "graders").iterdir():
-        other_lab = path.name.startswith("lab") and path.name[3:5].isdigit() and path.name != lab
-        if path.is_dir() and not other_lab and path.name not in _NOT_NEEDED:
-            folders.append(path)
-        elif path.suffix == ".py":
+def _files(root: Path, lab: str, package: str) -> Iterator[tuple[str, Path]]:
+    """(name in the zip, file): the grader is this one, the rest the course's."""
+    shared = [root / name for name in _ROOT_FILES]
+    shared += [root / "constraints" / f"{lab}.txt", root / "labs" / "__init__.py"]
+    own = [*_below(root / "labs" / package), *_below(root / "graders" / lab)]
+    common = list(_below(root / "labs" / "common"))
+    if not use_weights(path for path in own if path.suffix == ".py"):
+        common = [path for path in common if WEIGHTS not in path.parts]
+    for path in [*shared, *own, *common]:
+        if path.is_file():
+            yield path.relative_to(root).as_posix(), path
+    for path in _below(GRADER):
+        part = path.relative_to(GRADER).parts[0]
+        if not re.fullmatch(r"lab\d+", part) and part not in _NOT_NEEDED:
+            yield f"graders/{path.relative_to(GRADER).as_posix()}", path
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        # What proves the tests is of no use there, and would help who breaks out.
+        if path.is_file() and not set(path.parts) & set(_LITTER) and path.name != "mutants.toml":
             yield path
-    for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file() and not any(part in _LITTER for part in path.parts):
-                # What proves the tests is of no use there, and would help who breaks out.
-                if "alternatives" not in path.parts and path.name != "mutants.toml":
-                    yield path
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, mode: int) -> None:
@@ -102,10 +109,8 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, mode: int) -> None:
     archive.writestr(info, data)
 
 
-def _uv_version(root: Path) -> str:
-    import tomllib
-
-    groups = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+def _uv_version() -> str:
+    groups = tomllib.loads((GRADER.parent / "pyproject.toml").read_text(encoding="utf-8"))
     return str(groups["dependency-groups"]["lock"][0]).partition("==")[2]
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 
 from graders.manifest import load_manifest
+from graders.nbgrader.__main__ import main
 from graders.nbgrader.exports import (
     CANVAS,
     Column,
@@ -26,18 +28,20 @@ from graders.nbgrader.exports import (
     junit,
     read_roster,
 )
-from graders.nbgrader.gradescope import autograder_zip
+from graders.nbgrader.gradescope import autograder_zip, run
 from graders.nbgrader.scores import Records, Refused, messages, task_scores
 from graders.oracle.grade import ROOT
 from graders.record import Record, TaskResult, TestResult
-from graders.signing import Altered, Key, SigningError
-from tests.grader.toy import MANIFEST
+from graders.scoring import ScoringError
+from graders.signing import Altered, Key, SigningError, load_keys
+from tests.grader.toy import GOOD, MANIFEST
+from tests.nbgrader.conftest import toy_tree
 
 KEY = Key(bytes(range(32)))
 SECRET = "HIDDEN-INPUT"
 
 
-def tests_of(task: str, passed: tuple[bool, ...]) -> list[TestResult]:
+def four_tests(task: str, passed: tuple[bool, ...]) -> list[TestResult]:
     """Three public tests of a third each, one hidden one of 1."""
     return [
         TestResult(
@@ -56,7 +60,7 @@ def record(
 ) -> Record:
     status = "passed" if all(double) else "partial" if any(double) else "failed"
     tasks = [
-        TaskResult("double", "Double", "cpu", 60, earned, 30, status, tests_of("double", double)),
+        TaskResult("double", "Double", "cpu", 60, earned, 30, status, four_tests("double", double)),
         TaskResult("count", "Count", "cpu", 40, 40, 40, "passed",
                    [TestResult("public::test_count", "count", "public", outcome="passed")]),
         TaskResult("fast", "Fast", "gpu", 10, 0, 10, "not_attempted",
@@ -255,50 +259,51 @@ def test_gradescope() -> None:
         gradescope_json(record((True, True, True, False), 30.0, hidden_present=False))
 
 
-def test_gradescope_zip_grades_as_gradescope_would_run_it(tmp_path) -> None:
-    """Unpacked at another place, with nothing of this tree: a good and an unreadable submission."""
-    made = tmp_path / "autograder.zip"
-    names = autograder_zip(ROOT, "lab02", made)
-    assert {"setup.sh", "run_autograder", "inferlab/constraints/lab02.txt",
-            "inferlab/graders/lab02/test_hidden.py"} <= set(names)  # fmt: skip
+def test_gradescope_zip_holds_one_lab_and_its_scripts(tmp_path) -> None:
+    names = autograder_zip(ROOT, "lab02", tmp_path / "zip")
+    needed = ("constraints/lab02.txt", "graders/lab02/test_hidden.py", "labs/common/units.py")
+    assert {"setup.sh", "run_autograder", *(f"inferlab/{name}" for name in needed)} <= set(names)
+    assert len(names) == len(set(names))
     for name in names:
-        assert not name.startswith(("inferlab/solutions", "inferlab/graders/lab01")), name
-        assert "alternatives" not in name and "mutants" not in name
-    again = tmp_path / "again.zip"
-    autograder_zip(ROOT, "lab02", again)
-    assert again.read_bytes() == made.read_bytes()
+        assert not re.search(r"solutions|lab01|alternatives|mutants|tiny_models/", name), name
+    autograder_zip(ROOT, "lab02", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "zip").read_bytes()
 
+
+def test_gradescope_zip_grades_as_gradescope_would_run_it(tree, tmp_path) -> None:
+    """Unpacked at another place, with nothing of this tree: a good submission."""
+    autograder_zip(tree, "lab90", tmp_path / "zip")
     root = tmp_path / "autograder"
-    with zipfile.ZipFile(made) as archive:
+    with zipfile.ZipFile(tmp_path / "zip") as archive:
         archive.extractall(root / "source")
         assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
     for script in ("setup.sh", "run_autograder"):
         subprocess.run(["bash", "-n", str(root / "source" / script)], check=True)
-    submission, results = root / "submission", root / "results" / "results.json"
-    submission.mkdir()
+    (root / "submission").mkdir()
+    for name, text in GOOD.items():
+        (root / "submission" / name).write_text(text)
     environment = {**os.environ, "AUTOGRADER_ROOT": str(root), "AUTOGRADER_PYTHON": sys.executable}
     environment.pop("PYTHONPATH", None)
     command = ["bash", str(root / "source" / "run_autograder")]
-
-    (submission / "notes.txt").write_text("nothing")
     subprocess.run(command, env=environment, check=True, cwd=tmp_path)
-    told = json.loads(results.read_text())
-    jsonschema.validate(told, RESULTS)
-    assert told["score"] == 0
-    assert "nothing could be graded" in told["tests"][0]["output"]
-
-    for path in (ROOT / "solutions" / "lab02_capacity").glob("*.py"):
-        (submission / path.name).write_bytes(path.read_bytes())
-    subprocess.run(command, env=environment, check=True, cwd=tmp_path)
-    told = json.loads(results.read_text())
+    told = json.loads((root / "results" / "results.json").read_text())
     jsonschema.validate(told, RESULTS)
     assert told["score"] == 100 and all(test["status"] == "passed" for test in told["tests"])
 
-    # An error of the course is no zero: there is no result at all.
-    (root / "source" / "inferlab" / "graders" / "lab02" / "expected.json").write_text("{")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and "expected.json" in done.stderr
-    assert not results.exists()
+
+def test_gradescope_tells_a_bad_submission_from_a_broken_course(tmp_path) -> None:
+    course = toy_tree(tmp_path / "tree")
+    submission, results = tmp_path / "submission", tmp_path / "results" / "results.json"
+    submission.mkdir()
+    (submission / "notes.txt").write_text("nothing")
+    run(course, "lab90", submission, results, "sandbox", "hidden")
+    told = json.loads(results.read_text())
+    jsonschema.validate(told, RESULTS)
+    assert told["score"] == 0 and "nothing could be graded" in told["tests"][0]["output"]
+    (course / "graders" / "lab90" / "expected.json").write_text("{")
+    with pytest.raises(ScoringError):
+        run(course, "lab90", submission, results, "sandbox", "hidden")
+    assert not results.exists(), "an old result would be taken for this one's"
 
 
 # -- JUnit -----------------------------------------------------------------------------------------
@@ -323,24 +328,19 @@ def test_junit() -> None:
     ET.fromstring(full.encode())
 
 
-def test_the_command_line_exports_signed_records(tmp_path) -> None:
-    key = tmp_path / "key.json"
-    environment = {**os.environ, "INFERLAB_KEY": str(key)}
-    from graders.signing import load_keys
-
+def test_the_command_line_exports_signed_records(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("INFERLAB_KEY", str(tmp_path / "key.json"))
     folder = tmp_path / "records"
-    Records((folder,), load_keys(key)).keep("bo", HALF)
-
-    def export(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "graders.nbgrader", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-    out = tmp_path / "canvas.csv"
-    done = export("canvas", str(folder), "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert read(out.read_text())[2][-1] == "70"
+    Records((folder,), load_keys()).keep("bo", HALF)
+    assert main(["canvas", str(folder), "--out", str(tmp_path / "canvas.csv")]) == 0
+    assert read((tmp_path / "canvas.csv").read_text())[2][-1] == "70"
+    assert main(["junit", str(folder), "--out", str(tmp_path / "junit.xml")]) == 0
+    ET.parse(tmp_path / "junit.xml")
+    out = tmp_path / "results.json"
+    assert main(["gradescope", str(folder / "bo.json"), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["score"] == 70
     path = folder / "bo.json"
     path.write_bytes(path.read_bytes().replace(b"30.0", b"60.0"))
-    done = export("canvas", str(folder), "--out", str(tmp_path / "not.csv"))
-    assert done.returncode == 2 and "altered since it was signed" in done.stderr
+    assert main(["canvas", str(folder), "--out", str(tmp_path / "not.csv")]) == 2
+    assert "altered since it was signed" in capsys.readouterr().err
     assert not (tmp_path / "not.csv").exists()
