@@ -172,6 +172,20 @@ def grade(session: nox.Session) -> None:
     session.run("python", "-m", "graders", "class", *session.posargs)
 
 
+@_course_session("course", group="nbgrader")
+def course(session: nox.Session) -> None:
+    """Write an nbgrader course: DEST [--labs 01,02] [--db URL]. Its nbgrader is in .nox/course."""
+    _install(session, "nbgrader")
+    session.run("python", "-m", "graders.nbgrader", "course", *session.posargs)
+
+
+@_course_session("export", group="nbgrader")
+def export(session: nox.Session) -> None:
+    """Results for others: canvas, gradescope, junit, gradescope-zip; each has --help."""
+    _install(session, "nbgrader")
+    session.run("python", "-m", "graders.nbgrader", *session.posargs)
+
+
 @_course_session("train-tiny")
 def train_tiny(session: nox.Session) -> None:
     """Train the shipped tiny models again (--ship: replace them). Goes on after a kill."""
