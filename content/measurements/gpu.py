@@ -314,6 +314,55 @@ def nf4(work: int4.Workload, batch: int, device: str) -> dict[str, Any]:
     }
 
 
+def bitsandbytes_layers(device: str) -> dict[str, Any]:
+    """bitsandbytes' own layers beside nn.Linear: memory that they keep, and seconds of a call.
+
+    Calls are made as PyTorch makes them, launches included, one after the other over twelve layers.
+    """
+    import bitsandbytes as bnb
+
+    rows, columns = SHAPES[0]
+    makers: dict[str, Callable[[], torch.nn.Module]] = {
+        "nn.Linear bf16": lambda: torch.nn.Linear(columns, rows, bias=False, dtype=torch.bfloat16),
+        "Linear4bit nf4": lambda: bnb.nn.Linear4bit(
+            columns, rows, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4",
+            compress_statistics=False,
+        ),
+        "Linear4bit nf4, double": lambda: bnb.nn.Linear4bit(
+            columns, rows, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4",
+            compress_statistics=True,
+        ),
+        "Linear8bitLt, threshold 6": lambda: bnb.nn.Linear8bitLt(
+            columns, rows, bias=False, has_fp16_weights=False, threshold=6.0
+        ),
+    }  # fmt: skip
+    found: dict[str, Any] = {"shape": [rows, columns]}
+    for name, make in makers.items():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        layers = [make().to(device) for _ in range(12)]
+        at: dict[str, Any] = {}
+        for batch in INT4_BATCHES:
+            # Outliers as in a large model, or LLM.int8 has nothing to keep apart.
+            dtype = torch.float16 if "8bit" in name else torch.bfloat16
+            x = torch.randn(batch, columns, device=device)
+            x[:, ::2048] *= 30
+            x = x.to(dtype)
+            with torch.inference_mode():
+                times = gpu.device_times(
+                    lambda layers=layers, x=x: [layer(x) for layer in layers], device
+                )
+            at[f"batch {batch}"] = [t / len(layers) for t in times]
+        del x
+        gc.collect()
+        at["bytes_a_layer"] = (torch.cuda.memory_allocated() - before) / len(layers)
+        found[name] = at
+        del layers
+        gc.collect()
+        torch.cuda.empty_cache()
+    return found
+
+
 def torch_int4(
     x: torch.Tensor, rows: int, columns: int, group: int, count: int, device: str
 ) -> dict[str, Any]:
@@ -426,6 +475,8 @@ def main() -> int:
                 few = given.quick or shape != SHAPES[0]
                 int4_variants(at, shape, batch, device, few)
                 keep("int4_kernel", found)
+        attempt(found, "bitsandbytes layers", lambda: bitsandbytes_layers(device))
+        keep("int4_kernel", found)
         lines += int4_table(found)
     if "lab01" in labs:
         found = dict(base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,22 @@ def test_the_kernels_figures_are_the_recorded_ones() -> None:
     assert said in text, said
     draft = recorded("int4_triton-h200")["14336x4096"]["1"]["best"][0][0]
     assert f"in Triton took {draft:.1f} µs at 14336 × 4096" in text
+
+
+def test_the_libraries_memory_is_the_recorded_one() -> None:
+    layers = recorded("bitsandbytes-h200")["layers"]
+    rows = [
+        layers[name]
+        for name in (
+            "nn.Linear bf16",
+            "Linear4bit nf4",
+            "Linear4bit nf4, double",
+            "Linear8bitLt, threshold 6",
+        )
+    ]
+    whole, nf4, double, int8 = (f"{row['bytes_a_layer'] / 1e6:.1f} MB" for row in rows)
+    times = [f"{1e6 * statistics.median(row['batch 1']):.0f}" for row in rows]
+    text = " ".join(HANDOUT.split())
+    assert f"for the {whole} of that matrix in bf16, {nf4} in NF4, {double} with double" in text
+    assert f"and {int8} in LLM.int8" in text
+    assert f"took {', '.join(times[:3])} and {times[3]} µs" in text
