@@ -212,13 +212,14 @@ class Exporter(NotebookExporter):  # type: ignore[misc]
 
     def from_filename(
         self, filename: str, resources: dict[str, Any] | None = None, **more: Any
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> Any:
         """The notebook rebuilt; in nbgrader's second pass, over our own file, as it is."""
-        if not self.parent._sanitizing:
-            return super().from_filename(filename, resources, **more)  # type: ignore[no-any-return]
+        app: Any = self.parent
+        if not app._sanitizing:
+            return super().from_filename(filename, resources, **more)
         path = Path(filename)
         assignment = (resources or {})["nbgrader"]["assignment"]
-        source = nbformat.read(Path(self.parent._source(assignment)) / path.name, as_version=4)
+        source = nbformat.read(Path(app._source(assignment)) / path.name, as_version=4)
         notebook, odd = rebuilt(path, source)
         for line in odd[:20]:
             self.log.warning("%s: %s", path, line)
