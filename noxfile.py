@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -57,7 +58,6 @@ import nox  # noqa: E402 - absent until the bootstrap has run
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lab01"]
 
 # One variable serves both installers: uv does not read pip's.
 for _pip, _uv in (
@@ -77,6 +77,9 @@ GROUPS: dict[str, list[str]] = {
     name: list(nox.project.dependency_groups(PYPROJECT, name))
     for name in PYPROJECT["dependency-groups"]
 }
+
+
+_Body = Callable[[nox.Session], None]
 
 
 def _recipe(group: str) -> str:
@@ -164,7 +167,9 @@ def _define_lab(number: int, title: str) -> None:
     nox.session(name=name)(lab)
 
 
-for _path in sorted(ROOT.glob("labs/lab[0-9][0-9]_*/lab.toml")):
+_LABS = sorted(ROOT.glob("labs/lab[0-9][0-9]_*/lab.toml"))
+nox.options.sessions = [path.parent.name[:5] for path in _LABS[:1]]
+for _path in _LABS:
     try:
         _title = str(tomllib.loads(_path.read_text(encoding="utf-8")).get("title", "untitled"))
     except tomllib.TOMLDecodeError:
@@ -172,7 +177,13 @@ for _path in sorted(ROOT.glob("labs/lab[0-9][0-9]_*/lab.toml")):
     _define_lab(int(_path.parent.name[3:5]), _title.rstrip("."))
 
 
-@nox.session
+def _course_session(name: str, group: str = "tests") -> Callable[[_Body], _Body]:
+    """Define a session of the course itself; not in a student's release, which lacks its group."""
+    define: Callable[[_Body], _Body] = nox.session(name=name)
+    return define if group in GROUPS else lambda body: body
+
+
+@_course_session("tests")
 def tests(session: nox.Session) -> None:
     """Test the course itself: grader, labs, tables, scaffold."""
     _install(session, "tests")
@@ -187,16 +198,38 @@ def _define_tool(name: str, doc: str) -> None:
         session.run("python", "-m", "graders", name, *session.posargs)
 
     tool.__doc__ = doc
-    nox.session(name=name)(tool)
+    _course_session(name)(tool)
 
 
 _define_tool("solutions", "Prove the labs: stubs earn 0, solutions and alternatives everything.")
 _define_tool("mutants", "Print the kill matrix: which wrong solutions each task's tests catch.")
 _define_tool("sync", "Write the stubs and the lists of expected tests (--check: only compare).")
 _define_tool("bench", "Measure the grader itself.")
+_define_tool("release", "Write the tree that students get, and prove what is not in it.")
 
 
-@nox.session(name="train-tiny")
+@_course_session("grade")
+def grade(session: nox.Session) -> None:
+    """Grade a class: SUBMISSIONS --lab lab02 --out DIR. Goes on after a kill."""
+    _install(session, "ray" if {"ray", "--executor=ray"} & {*session.posargs} else "tests")
+    session.run("python", "-m", "graders", "class", *session.posargs)
+
+
+@_course_session("course", group="nbgrader")
+def course(session: nox.Session) -> None:
+    """Write an nbgrader course: DEST [--labs 01,02] [--db URL]. Its nbgrader is in .nox/course."""
+    _install(session, "nbgrader")
+    session.run("python", "-m", "graders.nbgrader", "course", *session.posargs)
+
+
+@_course_session("export", group="nbgrader")
+def export(session: nox.Session) -> None:
+    """Results for others: canvas, gradescope, junit, gradescope-zip; each has --help."""
+    _install(session, "nbgrader")
+    session.run("python", "-m", "graders.nbgrader", *session.posargs)
+
+
+@_course_session("train-tiny")
 def train_tiny(session: nox.Session) -> None:
     """Train the shipped tiny models again (--ship: replace them). Goes on after a kill."""
     _install(session, "tests")
@@ -219,7 +252,7 @@ if (ROOT / "graders" / "lab03" / "references").is_dir():  # a student's release 
     _define_references("llmcompressor", "lab03-llmcompressor")
 
 
-@nox.session
+@_course_session("lint")
 def lint(session: nox.Session) -> None:
     """Check style and types, changing nothing."""
     _install(session, "tests")
@@ -228,7 +261,7 @@ def lint(session: nox.Session) -> None:
     session.run("mypy", "graders", "labs/common", "noxfile.py")
 
 
-@nox.session
+@_course_session("lock", group="lock")
 def lock(session: nox.Session) -> None:
     """Refresh constraints/: the transitive pins of each group."""
     _install(session, "lock")

@@ -1,4 +1,4 @@
-"""The command line: grade a lab, prove a lab, keep the tree in sync."""
+"""The command line: grade a lab, prove a lab, keep the tree in sync, release it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from graders.oracle.workers import WorkerLost
 from graders.plugin import Outcome
 from graders.proofs import all_labs, mutants, prove
 from graders.record import Record, everything_earned, to_json
+from graders.report.terminal import clean
 from graders.scoring import ExpectedTest, ScoringError, expected_json, make_expected
 from graders.sync import SyncError, sync
 
@@ -34,6 +35,8 @@ _ERRORS = (
     SyncError,
     WorkerLost,
 )
+# The same for errors of what is imported only when it is used, and is not in a student's release.
+_LATE_ERRORS = frozenset(["SandboxUnavailable", "ClassError", "SigningError", "ReleaseError"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,7 +137,98 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run",
     )
+    _add_class_verbs(verbs)
+    _add_release_verb(verbs)
     return top
+
+
+def _add_class_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What an instructor does with the work of many."""
+    text = "grade a class: every submission in a folder, each once, in a sandbox"
+    verb = verbs.add_parser(
+        "class",
+        help=text,
+        description=(
+            "Grade a class: every submission in a folder, each once, in a sandbox. A run that "
+            "was stopped or killed goes on where it was when the same command is given again. The "
+            "exit status is 0 when every student has a result, 1 when the grader failed on one."
+        ),
+    )
+    verb.add_argument(
+        "submissions",
+        type=Path,
+        help="holds <student>/, <student>.zip or .tar.gz, a platform's export, or nbgrader's "
+        "submitted/<student>/<lab>/",
+    )
+    verb.add_argument("--lab", required=True, help="lab01, 01 or 1")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
+    verb.add_argument("--jobs", type=int, default=0, help="grade so many at once (default: cores)")
+    verb.add_argument(
+        "--isolation", default="sandbox", choices=["process", "sandbox"],
+        help="process: only where you would run this code yourself",
+    )  # fmt: skip
+    verb.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"],
+        help="auto: GPU tasks where there is a GPU; cuda: an error without one; cpu: never",
+    )  # fmt: skip
+    verb.add_argument("--gpus", default="all", help="all, or numbers: 0,1")
+    verb.add_argument(
+        "--per-gpu", type=int, default=1, help="jobs that share a GPU (more than 1: slower timings)"
+    )
+    verb.add_argument("--executor", default="local", choices=["local", "ray"])
+    verb.add_argument("--address", default="", help="of the Ray cluster (ray only; default: here)")
+    verb.add_argument("--seed", type=int, default=0, help="another draw of the random inputs")
+    verb.add_argument(
+        "--feedback", action="store_true", help="also write a page for each student: feedback/"
+    )
+    verb.add_argument(
+        "--jobs-per-process", type=int, default=200, metavar="N",
+        help="replace a grading process after N submissions",
+    )  # fmt: skip
+    verb.add_argument(
+        "--export", choices=["jplag", "dolos"],
+        help="grade nothing: write the class's code to --out for a tool that finds similar code",
+    )  # fmt: skip
+    text = "whose a signed record is, when it was signed, with which key, and whether altered"
+    verb = verbs.add_parser("verify", help=text, description=f"Say {text}.")
+    verb.add_argument("records", nargs="+", type=Path, metavar="RECORD")
+    text = "show the signing keys"
+    verb = verbs.add_parser("key", help=text, description=f"{text.capitalize()}; they are secret.")
+    verb.add_argument(
+        "--rotate", action="store_true", help="sign with a new key; old ones still verify"
+    )
+
+
+def _add_release_verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What an instructor hands out."""
+    release = verbs.add_parser(
+        "release",
+        help="write the tree that students get, and prove what is not in it",
+        description=(
+            "Write the student tree from the last commit: a repository with one root commit, an "
+            "archive, or both. Each object is then looked into for solutions, hidden tests and "
+            "mutants; if anything is found, nothing is written. The tree must be committed and in "
+            "sync: the same commit gives the same release."
+        ),
+    )
+    release.add_argument(
+        "dest", nargs="?", type=Path, metavar="DEST", help="a folder that is new or empty"
+    )
+    release.add_argument(
+        "--labs", default="", metavar="01,02", help="these labs; all when left out"
+    )
+    release.add_argument("--archive", type=Path, metavar="FILE.tar.gz", help="write an archive")
+    release.add_argument(
+        "--complete",
+        action="store_true",
+        help="for somebody who learns alone: solutions and hidden tests too, but no history",
+    )
+    release.add_argument(
+        "--check",
+        type=Path,
+        metavar="RELEASE",
+        help="write nothing: look into a repository or archive made earlier",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,18 +254,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return prove(options.labs, options.jobs, options.device)
             case "mutants":
                 return mutants(options.labs, options.jobs)
+            case "class":
+                return _class(options)
+            case "verify":
+                return _verify(options.records)
+            case "key":
+                return _key(options.rotate)
             case "sync":
                 return _sync(options.check, options.force)
+            case "release":
+                return _release(options)
             case _:
                 from graders.bench import main as bench
 
                 return bench(options.json, quick=options.quick, labs=options.labs)
     except _ERRORS as error:
         return _say(error)
-    except RuntimeError as error:
-        if type(error).__name__ == "SandboxUnavailable":
+    except (RuntimeError, ValueError) as error:
+        if _LATE_ERRORS & {kind.__name__ for kind in type(error).__mro__}:
             return _say(error)
         raise
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("graders."):
+            raise
+        return _say(
+            GradeError(
+                f"this tree holds no {error.name}: it is a student's release, which leaves out "
+                f"what `{options.verb}` needs. It is a command for the course itself"
+            )
+        )
     except BrokenPipeError:
         _mute(sys.stdout)
         return 1
@@ -340,6 +451,87 @@ def _hint(grader: Grader, record: Record) -> str:
     return "No hint needed: everything attempted was earned."
 
 
+# -- a class ---------------------------------------------------------------------------------------
+
+
+def _class(arguments: argparse.Namespace) -> int:
+    from graders.classroom.discover import ClassError
+    from graders.classroom.run import Settings, grade_class
+
+    if arguments.export:
+        return _export(arguments)
+    for option in ("jobs", "jobs_per_process"):
+        if getattr(arguments, option) < (option != "jobs"):
+            raise ClassError(f"--{option.replace('_', '-')} must be a positive number")
+    settings = Settings(
+        submissions=arguments.submissions,
+        lab=arguments.lab,
+        out=arguments.out,
+        jobs=arguments.jobs,
+        isolation=arguments.isolation,
+        device=arguments.device,
+        gpus=arguments.gpus,
+        per_gpu=arguments.per_gpu,
+        seed=arguments.seed,
+        executor=arguments.executor,
+        address=arguments.address,
+        feedback=arguments.feedback,
+        per_slot=arguments.jobs_per_process,
+    )
+    return grade_class(settings, ROOT)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from graders.classroom.export import export
+
+    done = export(arguments.export, arguments.submissions, arguments.lab, arguments.out, ROOT)
+    print(f"wrote the code of {len(done.students)} students to {arguments.out}")
+    for student, reason in done.left_out.items():
+        print(f"left out {student}: {reason}")
+    print(f"to compare: {done.command}")
+    return 0
+
+
+def _verify(paths: Sequence[Path]) -> int:
+    """Print a line a record; 1 if one cannot be believed."""
+    from graders.signing import SigningError, key_path, load_keys, verify
+
+    if not key_path().exists():  # a new one would have signed none of these
+        raise SigningError(
+            f"there is no signing key at {key_path()}: name the file of the key that signed "
+            "in INFERLAB_KEY"
+        )
+    keys = load_keys()
+    bad = 0
+    for path in paths:
+        try:
+            found = verify(path.read_bytes(), keys)
+            which = "the present key" if found.key_id == keys[-1].id else "an earlier key"
+            print(
+                f"{path}: genuine; the record of {clean(found.who)}, "
+                f"signed {found.when} with {which} ({found.key_id})"
+            )
+        except OSError as error:
+            bad += 1
+            print(f"{path}: cannot be read ({error.strerror})")
+        except SigningError as error:
+            bad += 1
+            print(f"{path}: NOT GENUINE: {clean(str(error))}")
+    return 1 if bad else 0
+
+
+def _key(rotating: bool) -> int:
+    from graders.signing import key_path, load_keys, rotate
+
+    if rotating:
+        rotate()
+    keys = load_keys()
+    print(f"signing keys in {key_path()}:")
+    for key in keys:
+        print(f"  {key.id}  made {key.made}  {'signs' if key is keys[-1] else 'verifies only'}")
+    return 0
+
+
 # -- sync ------------------------------------------------------------------------------------------
 
 
@@ -390,3 +582,15 @@ def _sync(check: bool, force: bool) -> int:
             + str(path.relative_to(ROOT) if path.is_absolute() else path)
         )
     return 1 if check and differing else 0
+
+
+# -- release ---------------------------------------------------------------------------------------
+
+
+def _release(options: argparse.Namespace) -> int:
+    from graders.release import main as release
+
+    if options.check is not None and (options.dest or options.archive or options.labs):
+        raise GradeError("--check only looks: leave out DEST, --labs and --archive")
+    labs = options.labs.split(",") if options.labs else []
+    return release(options.dest, labs, options.archive, options.complete, options.check, ROOT)

@@ -26,6 +26,8 @@ from graders.oracle.workers import Worker, WorkerLost
 RUN = pytest.StashKey["Run"]()
 NOTES = pytest.StashKey["Notes"]()
 DEFAULT_TIMEOUT_S = 60.0
+# A task that hangs in one test mostly hangs in all of them: after so many, less time for the rest.
+PATIENCE, IMPATIENT_SHARE, IMPATIENT_LEAST_S = 3, 0.2, 2.0
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Run:
     _worker: Worker | None = None
     _worker_task: str = ""
     _failed_tasks: set[str] = field(default_factory=set)
+    _hangs: dict[str, int] = field(default_factory=dict)
 
     def device_of(self, task: str) -> str | None:
         """The device a task runs on; None when it needs a GPU and there is none."""
@@ -95,6 +98,13 @@ class Run:
             self._worker, self._worker_task = self.new_worker(self.device_of(task) or "cpu"), task
         assert self._worker is not None
         return self._worker
+
+    def budget_s(self, task: str) -> float:
+        """Seconds for the task's next test: its time limit, and less once it hung in several."""
+        limit = self.timeouts.get(task, DEFAULT_TIMEOUT_S)
+        if self._hangs.get(task, 0) < PATIENCE:
+            return limit
+        return min(limit, max(limit * IMPATIENT_SHARE, IMPATIENT_LEAST_S))
 
     def close_worker(self) -> None:
         """Kill the present worker, if any."""
@@ -230,7 +240,7 @@ def student(request: pytest.FixtureRequest, inferlab_run: Run, device: str) -> S
     """The submission's package."""
     task = _task(request.node) or "-"
     worker = inferlab_run.worker(task)
-    worker.budget_s = inferlab_run.timeouts.get(task, DEFAULT_TIMEOUT_S)
+    worker.budget_s = inferlab_run.budget_s(task)
     worker.output.take()
 
     def current() -> Worker:
@@ -303,6 +313,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     worker = run._worker
     if worker is not None:
         outcome.stdout = worker.output.take()
+        if getattr(worker, "timed_out", False):
+            run._hangs[task] = run._hangs.get(task, 0) + 1
+            worker.timed_out = False  # type: ignore[attr-defined]
     if call.excinfo is None:
         outcome.outcome = "passed"
     else:

@@ -22,7 +22,7 @@ class SyncError(Exception):
     """Markers that do not pair up, or a stub that holds somebody's work."""
 
 
-def _regions(text: str, file: str) -> list[tuple[int, int]]:
+def solution_regions(text: str, file: str) -> list[tuple[int, int]]:
     """(begin, end) line indices of the marker lines, counting from 0."""
     regions: list[tuple[int, int]] = []
     begin: int | None = None
@@ -66,7 +66,7 @@ def _function_at(tree: ast.Module, line: int) -> str | None:
 
 def make_stub(text: str, file: str = "<solution>") -> str:
     """The stub's text for a solution module's text. Raises SyncError naming file and line."""
-    regions = _regions(text, file)
+    regions = solution_regions(text, file)
     try:
         tree = ast.parse(text)
     except SyntaxError as error:

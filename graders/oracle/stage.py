@@ -67,16 +67,13 @@ def make_stage(
         )
     files: dict[str, bytes] = {}
     for source in filter(None, (submission, overlay)):
-        files.update(_python_files(source))
+        files.update(python_files(source))
     if not files and modules:
         raise StageError(
             f"no submission at {submission}: the folder holds no Python file. "
             f"Give the folder that holds the lab's modules ({', '.join(_module_files(modules))})"
         )
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(os.fsencode(name) + b"\0" + len(files[name]).to_bytes(8, "big"))
-        digest.update(files[name])
+    submission_sha256 = digest(files)
     for module, name in zip(modules, _module_files(modules), strict=True):
         if name not in files and not any(f.startswith(name[:-3] + "/") for f in files):
             files[name] = _stand_in(f"the submission has no {name}", module)
@@ -87,7 +84,7 @@ def make_stage(
             f"no temporary folder can be made ({error}): free some space, or name one in TMPDIR"
         ) from None
     try:
-        return _fill(top, root, package, files, harness, digest.hexdigest())
+        return _fill(top, root, package, files, harness, submission_sha256)
     except BaseException:
         shutil.rmtree(top, ignore_errors=True)
         raise
@@ -137,7 +134,16 @@ def _stand_in(why: str, module: str = "") -> bytes:
     return f"raise {error}({why!r})\n".encode("utf-8", "backslashreplace")
 
 
-def _python_files(folder: Path) -> dict[str, bytes]:
+def digest(files: dict[str, bytes]) -> str:
+    """SHA-256 of a submission's files, names included: what a record calls its submission."""
+    found = hashlib.sha256()
+    for name in sorted(files):
+        found.update(os.fsencode(name) + b"\0" + len(files[name]).to_bytes(8, "big"))
+        found.update(files[name])
+    return found.hexdigest()
+
+
+def python_files(folder: Path) -> dict[str, bytes]:
     """Name to content of a folder's Python files, stand-ins for those that cannot be taken."""
     found: dict[str, bytes] = {}
     total = 0

@@ -205,6 +205,7 @@ class ForkedWorker:
         self.budget_s = 60.0
         self.ended: Ended | None = None
         self.closed = False
+        self.timed_out = False
         os.set_blocking(output_fd, False)
         self._channel.watch[output_fd] = self._drain
 
@@ -234,6 +235,7 @@ class ForkedWorker:
             self._channel.send(payload, fds, deadline)
             reply = self._channel.receive(deadline)
         except ChannelTimeout:
+            self.timed_out = True
             raise self._lost("gave no answer within the time limit and was stopped") from None
         except _OutputFlood:
             raise self._lost(f"printed more than {_MAX_OUTPUT >> 20} MiB and was stopped") from None
@@ -357,7 +359,9 @@ def spawn_request(
     stage: Stage, package: str, level: str, device: str, shown_as: str, limits: Limits
 ) -> Spawn:
     """The request that starts a worker on ``stage``."""
-    threads = max(1, min(os.cpu_count() or 1, 4))
+    # Those this process may use: beside other graders it may be bound to a share of them.
+    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    threads = max(1, min(len(mine), 4))
     return Spawn(
         package=package, stage=str(stage.root / "stage"), scratch=str(stage.scratch),
         given=str(stage.given), shown_as=shown_as, level=level, device=device, threads=threads,

@@ -101,7 +101,7 @@ def test_the_list_reads_like_a_table_of_contents() -> None:
     assert all(text.endswith(".") and len(text) < 90 for _, text in lines)
 
 
-KNOWN = ["tests", "solutions", "mutants", "sync", "bench", "lint", "lock"]
+KNOWN = ["tests", "solutions", "mutants", "sync", "bench", "release", "lint", "lock"]
 
 
 def test_every_command_that_is_named_somewhere_is_a_session() -> None:
