@@ -10,7 +10,6 @@ trust: a node whose tree gives another version of the grader refuses the job.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from graders.classroom.discover import ClassError
 from graders.classroom.pool import ATTEMPTS, Done, Slot, SlotFailed
@@ -29,6 +29,7 @@ from graders.manifest import find_lab
 from graders.oracle.stage import python_files
 from graders.record import from_json, to_json
 
+_PREFIX = "inferlab-ray-"
 _IN_FLIGHT = 2  # tasks handed to Ray for each that can run: the next one waits there already
 
 
@@ -74,12 +75,15 @@ def grade_task(payload: bytes) -> bytes:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             slot, work = _warm(task)
-            folder = work / "package" / find_lab(root, task.setup.lab).package
-            shutil.rmtree(folder.parent, ignore_errors=True)
-            for name, data in task.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(data)
-            record, resident = slot.grade(Job(task.key, str(folder), task.sha256))
+            package = work / "package"
+            try:
+                folder = package / find_lab(root, task.setup.lab).package
+                for name, data in task.files.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).write_bytes(data)
+                record, resident = slot.grade(Job(task.key, str(folder), task.sha256))
+            finally:
+                shutil.rmtree(package, ignore_errors=True)
             done = Reply(task.key, to_json(record), "", record.duration_s, attempt, resident)
             return msgspec.msgpack.encode(done)
         except SlotFailed as error:
@@ -99,13 +103,21 @@ def _warm(task: Task) -> tuple[Slot, Path]:
     if _slot is not None and _slot[0] != wanted:
         _end()
     if _work is None:
-        _work = Path(tempfile.mkdtemp(prefix="inferlab-class-"))
-        atexit.register(_end)
+        clear_dead()
+        _work = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     if _slot is None:
-        # Ray ends its workers without a word; the slot outlives them long enough to clear up.
-        setup = msgspec.structs.replace(task.setup, clear_temporary=True)
-        _slot = wanted, Slot(setup, _work, _work / "slot.log", None, task.silence_s)
+        _slot = wanted, Slot(task.setup, _work, _work / "slot.log", None, task.silence_s)
     return _slot[1], _work
+
+
+def clear_dead() -> None:
+    """Remove the temporary folders of workers that are no more: Ray ends them without a word."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            alive = pid.isdigit() and psutil.pid_exists(int(pid))
+            if not alive and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end() -> None:

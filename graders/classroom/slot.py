@@ -15,7 +15,6 @@ import gc
 import os
 import queue
 import resource
-import shutil
 import sys
 import threading
 import traceback
@@ -38,7 +37,6 @@ class Setup(msgspec.Struct, kw_only=True):
     limits: Limits
     plots: bool = False
     cores: list[int] = []  # processors for this slot and its workers; all when empty
-    clear_temporary: bool = False  # the temporary folder is this slot's alone: remove it at the end
 
 
 class Job(msgspec.Struct):
@@ -102,7 +100,7 @@ def _serve(setup: Setup, requests: BinaryIO, answers: BinaryIO) -> None:
         gc.collect()
         gc.freeze()  # the libraries' objects: no collection need look at them again
         jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(requests, jobs, setup), daemon=True).start()
+        threading.Thread(target=_listen, args=(requests, jobs), daemon=True).start()
         _say(answers, Answer(kind="ready", resident_bytes=_resident()))
         while True:
             job = msgspec.json.decode(jobs.get(), type=Job)
@@ -123,11 +121,9 @@ def _serve(setup: Setup, requests: BinaryIO, answers: BinaryIO) -> None:
             _say(answers, done)
 
 
-def _listen(requests: BinaryIO, jobs: queue.SimpleQueue[bytes], setup: Setup) -> None:
+def _listen(requests: BinaryIO, jobs: queue.SimpleQueue[bytes]) -> None:
     for line in requests:
         jobs.put(line)
-    if setup.clear_temporary:
-        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
     os._exit(0)
 
 

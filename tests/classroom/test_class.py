@@ -163,7 +163,7 @@ def test_what_is_said_and_written(graded: tuple[Path, Path]) -> None:
     assert figures == {"double": (5, 1, 4), "count": (7, 0, 3)}
     page = (out / "summary.html").read_text()
     assert "<script" not in page and "http" not in page.split("</style>")[1]
-    feedback = (out / "feedback" / "cleo.html").read_text()
+    feedback = (out / "feedback" / "dan.html").read_text()
     assert "feedback" in feedback and "hidden test" in feedback
     assert "refuses_text" not in feedback, "a hidden test's name"
     assert "\n=1+1" not in (out / "grades.csv").read_text()
@@ -209,24 +209,24 @@ def test_the_second_run_grades_what_changed_and_no_more(
     shutil.rmtree(theirs / "eve")
     cleo = out / "records" / "cleo.json"
     cleo.write_bytes(cleo.read_bytes().replace(b"60", b"99"))
-    (fred,) = [
+    (hal,) = [
         path
         for path in (out / "store").glob("*/*.json")
         if json.loads(json.loads(path.read_bytes())["record"])["submission_sha256"]
-        == digest(python_files(theirs / "fred" / toys.PACKAGE))
+        == digest(python_files(theirs / "hal" / toys.PACKAGE))
     ]
     forged = sign(to_json(record(out, "ann")), who="ann", key=load_key())
-    fred.write_bytes(forged)  # genuine, and another's
+    hal.write_bytes(forged)  # genuine, and another's
     assert grade_class(settings(theirs, out), root) == 0
     expected = {name: grade for name, grade in GRADES.items() if name != "eve"}
     assert points(out) == expected | {"dan": ("graded", "100")}
-    assert sum((starts(out) - before).values()) == 2, "dan's new work, and fred's again"
+    assert sum((starts(out) - before).values()) == 2, "dan's new work, and hal's again"
     assert record(out, "cleo").tasks[1].earned == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "A stored result was altered and is not used" in said
     assert "signed for 'ann', not for 'result " in said
     assert "Records of students without a submission now, kept: eve" in said
-    assert fred.with_suffix(".altered").read_bytes() == forged
+    assert hal.with_suffix(".altered").read_bytes() == forged
 
 
 def test_a_result_depends_on_what_gives_points(root: Path, tmp_path: Path) -> None:
