@@ -137,7 +137,7 @@ def _identify(name: str, source: Path) -> Submission:
     student = unicodedata.normalize("NFC", name)
     if source.is_symlink():
         problem = "the submission is a link: put the folder or archive itself there"
-    elif not _STUDENT.fullmatch(student) or student.endswith((".", " ")):
+    elif not _STUDENT.fullmatch(student) or student[-1:] in ". " or _bytes(student) > 200:
         problem = (
             "the name cannot stand for a student: it needs 1 to 100 letters, digits or .@+'-_ and "
             "blanks, starting with a letter or digit"
@@ -146,13 +146,19 @@ def _identify(name: str, source: Path) -> Submission:
         problem = f"{escape(source.name)} is an archive of another kind: hand in a zip"
     else:
         return Submission(student, source)
-    shown = student if _STUDENT.fullmatch(student) else escape(name) or "%"
+    named = _STUDENT.fullmatch(student) and _bytes(student) <= 200
+    shown = student if named else escape(name) or "%"
     return Submission(shown, source, problem)
+
+
+def _bytes(name: str) -> int:
+    """How long a file's name gets; with a suffix and in front of one, 255 are allowed."""
+    return len(name.encode("utf-8", "surrogateescape"))
 
 
 def escape(name: str) -> str:
     """A file's name for a table or a file: anything odd in it as %XX, 120 characters at most."""
-    if _STUDENT.fullmatch(name):
+    if _STUDENT.fullmatch(name) and _bytes(name) <= 200:
         return name
     text = urllib.parse.quote(os.fsencode(name), safe="._-")[:120]
     return f"%{ord(text[0]):02X}{text[1:]}" if text[:1] in ("-", ".", "_") else text

@@ -165,6 +165,18 @@ class Slot:
                     stream.close()
 
 
+def share(number: int, jobs: int) -> list[int]:
+    """The processors of slot ``number`` of ``jobs``; empty for all of them.
+
+    So a submission that takes all it can get slows nobody but itself, and torch starts no more
+    threads than there is room for.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[number::jobs] if 1 < jobs <= len(cores) else []
+
+
 class LocalPool:
     """Slots on this machine, one a thread of the parent."""
 
@@ -257,7 +269,8 @@ class LocalPool:
     def _slot(self, number: int) -> Slot:
         if number not in self._slots:
             gpu = self._gpus[number % len(self._gpus)] if self._gpus else None
-            slot = Slot(self._setup, self._work, self._log(number), gpu, self._silence_s)
+            setup = msgspec.structs.replace(self._setup, cores=share(number, self.jobs))
+            slot = Slot(setup, self._work, self._log(number), gpu, self._silence_s)
             self._slots[number] = slot
             if self._stopping:
                 self._drop(number)

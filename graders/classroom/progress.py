@@ -28,7 +28,7 @@ class Progress:
         if self.console.is_terminal and self.total:
             columns = (
                 TextColumn("grading"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[now]}"),
+                TextColumn("{task.fields[now]}", markup=False),
             )  # fmt: skip
             self._bar = Bar(*columns, console=self.console, transient=True, refresh_per_second=4)
             self._bar.add_task("", total=self.total, now="starting")

@@ -102,7 +102,9 @@ def _warm(task: Task) -> tuple[Slot, Path]:
         _work = Path(tempfile.mkdtemp(prefix="inferlab-class-"))
         atexit.register(_end)
     if _slot is None:
-        _slot = wanted, Slot(task.setup, _work, _work / "slot.log", None, task.silence_s)
+        # Ray ends its workers without a word; the slot outlives them long enough to clear up.
+        setup = msgspec.structs.replace(task.setup, clear_temporary=True)
+        _slot = wanted, Slot(setup, _work, _work / "slot.log", None, task.silence_s)
     return _slot[1], _work
 
 

@@ -276,7 +276,12 @@ def _grade_jobs(state: _Class, executor: Executor) -> None:
                 continue
             state.graded_now += 1
             state.store.keep(done.key, done.record)
-            state.store.log("done", key=done.key, seconds=round(done.seconds, 3))
+            state.store.log(
+                "done",
+                key=done.key,
+                seconds=round(done.seconds, 3),
+                resident_bytes=done.resident_bytes,
+            )
             for student in students:
                 origin: Origin = "now" if student == students[0] else "shared"
                 _take(state, state.rows[student], done.record, origin)

@@ -15,6 +15,7 @@ import gc
 import os
 import queue
 import resource
+import shutil
 import sys
 import threading
 import traceback
@@ -36,6 +37,8 @@ class Setup(msgspec.Struct, kw_only=True):
     seed: int
     limits: Limits
     plots: bool = False
+    cores: list[int] = []  # processors for this slot and its workers; all when empty
+    clear_temporary: bool = False  # the temporary folder is this slot's alone: remove it at the end
 
 
 class Job(msgspec.Struct):
@@ -70,6 +73,8 @@ def main() -> None:
     os.close(null)
     setup = msgspec.json.decode(requests.readline(), type=Setup)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if setup.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, setup.cores)  # before torch counts them
     with contextlib.suppress(AttributeError):
         gc.set_threshold(50_000, 20, 20)
     try:
@@ -97,7 +102,7 @@ def _serve(setup: Setup, requests: BinaryIO, answers: BinaryIO) -> None:
         gc.collect()
         gc.freeze()  # the libraries' objects: no collection need look at them again
         jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(requests, jobs), daemon=True).start()
+        threading.Thread(target=_listen, args=(requests, jobs, setup), daemon=True).start()
         _say(answers, Answer(kind="ready", resident_bytes=_resident()))
         while True:
             job = msgspec.json.decode(jobs.get(), type=Job)
@@ -118,9 +123,11 @@ def _serve(setup: Setup, requests: BinaryIO, answers: BinaryIO) -> None:
             _say(answers, done)
 
 
-def _listen(requests: BinaryIO, jobs: queue.SimpleQueue[bytes]) -> None:
+def _listen(requests: BinaryIO, jobs: queue.SimpleQueue[bytes], setup: Setup) -> None:
     for line in requests:
         jobs.put(line)
+    if setup.clear_temporary:
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
     os._exit(0)
 
 

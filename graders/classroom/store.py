@@ -124,7 +124,7 @@ class Store:
 
     def __enter__(self) -> Self:
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(mode=0o700, parents=True, exist_ok=True)  # grades are nobody else's
             self._lock = os.open(self.out / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ClassError(

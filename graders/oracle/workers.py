@@ -359,7 +359,9 @@ def spawn_request(
     stage: Stage, package: str, level: str, device: str, shown_as: str, limits: Limits
 ) -> Spawn:
     """The request that starts a worker on ``stage``."""
-    threads = max(1, min(os.cpu_count() or 1, 4))
+    # Those this process may use: beside other graders it may be bound to a share of them.
+    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    threads = max(1, min(len(mine), 4))
     return Spawn(
         package=package, stage=str(stage.root / "stage"), scratch=str(stage.scratch),
         given=str(stage.given), shown_as=shown_as, level=level, device=device, threads=threads,

@@ -92,6 +92,9 @@ def _supervise(request: Spawn, channel_fd: int, output_fd: int, control_fd: int)
     try:
         os.setsid()
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        # Should memory run out on this machine, the kernel takes a worker and not an oracle.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
         main_pid = _start(request, channel_fd, output_fd)
         os.close(channel_fd)
         os.close(output_fd)

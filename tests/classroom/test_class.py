@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from graders.classroom.discover import ClassError
-from graders.classroom.pool import LocalPool, Slot, SlotFailed
+from graders.classroom.pool import LocalPool, Slot, SlotFailed, share
 from graders.classroom.run import Settings, grade_class
 from graders.classroom.slot import Job, Setup
 from graders.classroom.store import Store
@@ -27,7 +27,7 @@ from graders.record import to_json
 from graders.signing import key_path, load_key, load_keys, sign
 from graders.worker.limits import Limits
 from tests.classroom import toys
-from tests.classroom.toys import hand_in, journal, make_root, points, record, starts
+from tests.classroom.toys import hand_in, journal, make_root, points, record, starts, wait_until
 from tests.grader.toy import GOOD, task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -183,6 +183,7 @@ def test_nothing_is_left_behind(graded: tuple[Path, Path]) -> None:
     work = json.loads((out / "run.json").read_text())["work"]
     assert not Path(work).exists() and toys.processes_of(work) == []
     assert not list(out.rglob(".*"))
+    assert out.stat().st_mode & 0o077 == 0, "grades are nobody else's to read"
 
 
 # -- again -----------------------------------------------------------------------------------------
@@ -268,14 +269,6 @@ def test_one_run_at_a_time_and_one_lab_a_folder(root: Path, tmp_path: Path) -> N
 
 
 # -- kills -----------------------------------------------------------------------------------------
-
-
-def wait_until(what: str, ready: object) -> None:
-    """Poll; the deadline is only there to end a test that would hang."""
-    deadline = time.monotonic() + 120
-    while not ready():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def test_killed_at_random_it_goes_on_and_ends_the_same(root: Path, tmp_path: Path) -> None:
@@ -462,10 +455,18 @@ def test_slots_are_replaced_and_students_cannot_see_each_other(tmp_path: Path) -
     assert toys.processes_of(str(tmp_path / "work")) == []
 
 
+def test_slots_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 5, 8, 9})
+    assert [share(n, 2) for n in range(2)] == [[3, 5, 9], [4, 8]]
+    assert [share(n, 5) for n in range(5)] == [[3], [4], [5], [8], [9]]
+    assert share(0, 1) == share(4, 6) == [], "one job takes all; too many share all"
+
+
 def test_a_slot_that_is_stuck_or_wrong_is_noticed(root: Path, tmp_path: Path) -> None:
     setup = Setup(
-        root=str(root), lab="lab90", isolation="process", device="cpu", seed=0, limits=Limits()
-    )
+        root=str(root), lab="lab90", isolation="process", device="cpu", seed=0, limits=Limits(),
+        cores=[core := max(os.sched_getaffinity(0))],
+    )  # fmt: skip
     slot = Slot(setup, tmp_path, tmp_path / "log", None, 120)
     try:
         package = hand_in(tmp_path / "class", "ann")
@@ -473,6 +474,7 @@ def test_a_slot_that_is_stuck_or_wrong_is_noticed(root: Path, tmp_path: Path) ->
             slot.grade(Job("a", str(package), "another hash"))
         job = Job("b", str(package), digest(python_files(package)))
         assert slot.grade(job)[0].submission_sha256 == job.sha256, "it goes on after that"
+        assert os.sched_getaffinity(slot.pid) == {core}
         os.kill(slot.pid, signal.SIGSTOP)
         slot._silence_s = 0.5
         with pytest.raises(SlotFailed, match="said nothing for"):

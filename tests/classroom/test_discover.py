@@ -226,6 +226,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "option": ("-rf", lambda p: put(p), "name cannot stand for a student"),
     "line break": ("a\nb", lambda p: put(p), "name cannot stand for a student"),
     "very long": ("a" * 150, lambda p: put(p), "name cannot stand for a student"),
+    "long in bytes": ("\u9577" * 80, lambda p: put(p), "name cannot stand for a student"),
     "escape code": ("\x1b[31m", lambda p: put(p), "name cannot stand for a student"),
 }
 

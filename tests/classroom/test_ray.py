@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -36,12 +37,18 @@ def root(tmp_path: Path) -> Path:
     not INSTALLED, reason="RAY IS NOT INSTALLED HERE: grading on a Ray cluster was NOT CHECKED"
 )
 def test_a_class_on_a_ray_of_this_machine(root: Path, tmp_path: Path) -> None:
+    def ours() -> set[Path]:
+        """Folders of Ray workers that hold a toy package; another run's may lie there, too."""
+        return set(Path(tempfile.gettempdir()).glob("inferlab-class-*/package/lab90_toy"))
+
+    before = ours()
     chosen = Settings(tmp_path / "class", "lab90", tmp_path / "out", jobs=2, executor="ray")
     assert grade_class(chosen, root) == 0
     expected = {"ann": "100", "bob": "40", "cleo": "60", "dan": "40"}
     assert points(tmp_path / "out") == {name: ("graded", p) for name, p in expected.items()}
     for student in expected:
         assert toys.record(tmp_path / "out", student).isolation == "sandbox"
+    toys.wait_until("the Ray workers' folders to be removed", lambda: ours() <= before)
     # What a cluster graded is not graded again on one machine.
     again = Settings(tmp_path / "class", "lab90", tmp_path / "out", jobs=2)
     assert grade_class(again, root) == 0

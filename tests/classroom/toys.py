@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,11 @@ def processes_of(work: str) -> list[int]:
             if alive and f"TMPDIR={work}".encode() in environment.split(b"\0"):
                 found.append(int(entry.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def wait_until(what: str, ready: Callable[[], bool]) -> None:
+    """Poll; the deadline is only there to end a test that would hang."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
