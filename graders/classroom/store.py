@@ -40,9 +40,11 @@ _WORK_PREFIX = "inferlab-class-"
 # What a result depends on besides the submission: the parts of the grader that give points.
 _GRADER = (
     "__init__.py", "manifest.py", "plugin.py", "record.py", "scoring.py",
-    "oracle", "wire", "worker", "isolation",
+    "oracle", "hidden", "wire", "worker", "isolation",
 )  # fmt: skip
-_DISTRIBUTIONS = ("torch", "numpy", "transformers", "pytest", "hypothesis", "msgspec")
+_DISTRIBUTIONS = (
+    "torch", "numpy", "transformers", "bitsandbytes", "pytest", "hypothesis", "msgspec",
+)  # fmt: skip
 
 
 class Conditions(msgspec.Struct, frozen=True):

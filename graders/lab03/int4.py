@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graders.hidden.graphs import graphed
 from graders.oracle import gpu
 from graders.oracle.checks import Check, CheckFailed
 from graders.oracle.proxy import Student
@@ -154,7 +155,7 @@ class Library:
             torch.randn(work.rows, work.columns, device=device).to(work.dtype)
             for _ in range(self._count)
         ]
-        self._pass = gpu.graphed(lambda: [F.linear(x, w) for w in weights], device)
+        self._pass = graphed(lambda: [F.linear(x, w) for w in weights], device)
 
     def product_s(self) -> float:
         """Seconds of one product, launches not counted, on the device's own clock."""
@@ -176,7 +177,7 @@ def bitsandbytes_s(work: Workload, batch: int, device: str) -> float | None:
             w = torch.randn(work.rows, work.columns, device=device).to(work.dtype)
             made.append(bnb.quantize_4bit(w, blocksize=64, quant_type="nf4"))
         with torch.inference_mode():
-            once = gpu.graphed(
+            once = graphed(
                 lambda: [matmul_4bit(x, w.t(), quant_state=state) for w, state in made], device
             )
             times = gpu.device_times(once, device)

@@ -101,21 +101,6 @@ def device_times(
     return times
 
 
-def graphed(step: Callable[[], object], device: str) -> Callable[[], object]:
-    """The step without its launch overhead: a CUDA graph where there is CUDA."""
-    if not device.startswith("cuda"):
-        return step
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
 @functools.cache
 def copy_bandwidth(device: str) -> float:
     """Bytes/s, read plus written, of a large copy within the device's memory; measured once.

@@ -26,7 +26,7 @@ ROW = 3  # so many lines of a solution in a row
 ALLOWED = "graders/release/allowed.txt"
 
 _IMPORT = re.compile(r"(from [\w.]+ import |import [\w.]+$)")
-_HIDDEN = re.compile(r"graders/lab\d+/")
+_HIDDEN = re.compile(r"graders/(lab\d+|hidden)/")
 # Strings and comments of other files, diffs, quotations and sessions put these before a line.
 _MARKS = " \t#>+-*|.`'\""
 

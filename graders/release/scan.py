@@ -33,7 +33,7 @@ _UTF_16 = (rb"(?:[\t\r\n\x20-\x7e]\0){8,}", rb"(?:\0[\t\r\n\x20-\x7e]){8,}")
 _NOT_OURS = frozenset([".nox", ".venv"])  # what the student's own tools make
 _FORBIDDEN_PATH = re.compile(
     r"(^|/)(solutions|alternatives|__pycache__)(/|$)|(^|/)test_(\w+_)?hidden\.py$"
-    r"|(^|/)mutants\.toml$|\.py[co]$"
+    r"|(^|/)graders/hidden/|(^|/)mutants\.toml$|\.py[co]$"
 )
 _STREAMS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.open(file)),

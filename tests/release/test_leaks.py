@@ -326,6 +326,7 @@ def test_links_are_found(toy: Made, student: Path) -> None:
         "solutions/lab90_toy/double.py",
         "graders/lab90/test_hidden.py",
         "graders/lab90/expected.json",
+        "graders/hidden/graphs.py",
         "labs/common/mutants.toml",
         "tests/test_course.py",
         "content/measurements/a.json",

@@ -1,0 +1,1 @@
+"""What hidden tests of several labs share. A student's release holds none of it."""
