@@ -74,7 +74,7 @@ if os.environ.get("UV_EXTRA_INDEX_URL"):
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 GROUPS: dict[str, list[str]] = {
-    name: list(nox.project.dependency_groups(PYPROJECT, name))
+    name: list(dict.fromkeys(nox.project.dependency_groups(PYPROJECT, name)))
     for name in PYPROJECT["dependency-groups"]
 }
 
