@@ -102,6 +102,22 @@ def to_grade(task: TaskResult, hidden_present: bool) -> float:
     return max(0.0, task.points - task.possible_public)
 
 
+_WORDS: dict[Status, str] = {
+    "passed": "passed",
+    "partial": "in part",
+    "failed": "failed",
+    "to_grade": "public tests passed",
+    "not_attempted": "not attempted",
+}
+
+
+def status_word(task: TaskResult) -> str:
+    """What a report calls the task's status."""
+    if task.status == "to_grade" and not task.tests:
+        return "no public test"
+    return _WORDS[task.status]
+
+
 def totals(record: Record, tier: Tier) -> Totals:
     """Add up a tier's tasks."""
     tasks = [task for task in record.tasks if task.tier == tier]

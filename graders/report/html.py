@@ -19,6 +19,7 @@ from graders.record import (
     for_feedback,
     format_points,
     measured,
+    status_word,
     to_grade,
     totals,
 )
@@ -62,13 +63,6 @@ _ELEMENTS = frozenset(
         "image",
     ]
 )
-_STATUS = {
-    "passed": "passed",
-    "partial": "in part",
-    "failed": "failed",
-    "to_grade": "public tests passed",
-    "not_attempted": "not attempted",
-}
 
 
 def safe_svg(text: str, prefix: str = "") -> Markup | None:
@@ -169,7 +163,7 @@ def render_html(record: Record, audience: Audience = "student") -> str:
         tasks.append(
             {
                 "task": task,
-                "status": _STATUS[task.status],
+                "status": status_word(task),
                 "earned": format_points(task.earned, task.points),
                 "points": format_points(task.points),
                 "pending": format_points(pending) if pending else "",

@@ -26,6 +26,7 @@ from graders.record import (
     everything_earned,
     format_points,
     measured,
+    status_word,
     to_grade,
     totals,
 )
@@ -34,12 +35,12 @@ STDOUT_LINES = 12
 TRACEBACK_LINES = 30
 VALUE_CHARS = 600
 
-_STATUS = {
-    "passed": ("passed", "green"),
-    "partial": ("in part", "yellow"),
-    "failed": ("failed", "red"),
-    "to_grade": ("public tests passed", "cyan"),
-    "not_attempted": ("not attempted", "dim"),
+_STYLE = {
+    "passed": "green",
+    "partial": "yellow",
+    "failed": "red",
+    "to_grade": "cyan",
+    "not_attempted": "dim",
 }
 
 
@@ -140,7 +141,6 @@ def _table(record: Record) -> Table:
         table.add_column("to grade", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for task in record.tasks:
-        word, style = _STATUS[task.status]
         skipped = task.status == "not_attempted"
         passed = sum(t.outcome == "passed" for t in task.tests)
         pending = waiting[task.id]
@@ -154,7 +154,7 @@ def _table(record: Record) -> Table:
                 else f"{format_points(task.earned, task.points)}/{format_points(task.points)}"
             ),
             *([Text(format_points(pending) if pending else "-")] if any(waiting.values()) else []),
-            Text(word, style=style),
+            Text(status_word(task), style=_STYLE[task.status]),
         )
     return table
 

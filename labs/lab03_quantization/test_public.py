@@ -27,6 +27,46 @@ def test_nibble_orders(student, check):
         check.equal(got, torch.tensor([byte], dtype=torch.uint8), given={"order": order})
 
 
+@pytest.mark.task("nf4")
+def test_nf4_on_paper(student, check):
+    """The largest magnitude and zero are met exactly; the first code is in the high four bits."""
+    x = torch.tensor([8.0, 0.0, -8.0, 1.0])
+    packed, absmax = student.nf4.quantize_nf4(x, 4)
+    # Codes 15, 7, 0, and 9: 1/8 is nearer to 0.1609 than to 0.0796.
+    check.equal(packed, torch.tensor([0xF7, 0x09], dtype=torch.uint8), given={"x": x})
+    check.equal(absmax, torch.tensor([8.0]), given={"x": x})
+    back = student.nf4.dequantize_nf4(packed, absmax, (4,), 4)
+    check.close(back, torch.tensor([8.0, 0.0, -8.0, 8 * 0.1609302]), given={"x": x})
+
+
+@pytest.mark.task("nf4")
+def test_nf4_bits(student, check):
+    """A scale for 64 weights is half a bit a weight; with double quantization it is less."""
+    check.number(student.nf4.bits_per_weight(64), 4.5)
+    check.number(student.nf4.bits_per_weight(64, 256), 4 + 8 / 64 + 32 / (64 * 256))
+
+
+@pytest.mark.task("fp8")
+@pytest.mark.parametrize(
+    ("fmt", "x", "code"),
+    [
+        ("e4m3", 1.0, 0x38),  # exponent field 7, the bias
+        ("e4m3", -448.0, 0xFE),
+        ("e4m3", 17.0, 0x58),  # between 16 and 18: the even code
+        ("e4m3", 1000.0, 0x7E),  # saturates
+        ("e5m2", 1.0, 0x3C),
+        ("e3m4", 0.015625, 0x01),  # the smallest subnormal: 2**(1 - 3 - 4)
+    ],
+)
+def test_fp8_codes_on_paper(student, check, fmt, x, code):
+    """A float's code is its sign, exponent and mantissa, rounded to the nearest, ties to even."""
+    given = {"fmt": fmt, "x": x}
+    codes = student.fp8.to_fp8(torch.tensor([x]), fmt)
+    check.equal(codes, torch.tensor([code], dtype=torch.uint8), given=given)
+    if x != 17.0 and x != 1000.0:
+        check.equal(student.fp8.from_fp8(codes, fmt), torch.tensor([x]), given=given)
+
+
 # -- llm_int8, awq, smoothquant --
 
 

@@ -150,6 +150,14 @@ def test_both_tiers_may_be_open() -> None:
     assert last == "Still to be graded by hidden tests: 20 of 100 and 10 of 20 points"
 
 
+def test_a_task_that_only_hidden_tests_know_has_passed_nothing() -> None:
+    record = made_up(hidden=False)
+    record.tasks[2].status, record.tasks[2].tests = "to_grade", []
+    text, page = printed(record, 80), render_html(record)
+    assert re.search(r"fast .* 0/0 .* no public test\n", text)
+    assert "no public test" in page and "public tests passed" not in text + page
+
+
 def test_nothing_is_open_where_hidden_tests_ran() -> None:
     assert "to grade" not in printed(made_up())
     assert "to be graded" not in printed(made_up()) + render_html(made_up())

@@ -5,6 +5,7 @@ Stubs are in sync and worth 0, solutions and alternatives worth everything, muta
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def test_every_cpu_task_has_five_mutants(lab: str) -> None:
         if task.tier == "cpu"
     }
     assert all(count >= 5 for count in counts.values()), counts
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_every_cpu_task_has_a_public_test(lab: str) -> None:
+    """A student must see something of every task before it is handed in."""
+    manifest = find_lab(ROOT, lab)
+    listed = json.loads((ROOT / "labs" / manifest.package / "expected.json").read_text())
+    tests = listed["tests"].values()
+    public = {test["task"] for test in tests if test["visibility"] == "public"}
+    assert {task.id for task in manifest.tasks if task.tier == "cpu"} <= public
 
 
 def test_a_mutant_is_graded_on_every_task_that_can_see_its_module() -> None:
