@@ -37,6 +37,7 @@ from traitlets import Bool, Enum, List, Unicode
 
 from graders.manifest import Manifest, find_lab
 from graders.nbgrader.notebook import graded_ids, rebuilt
+from graders.nbgrader.parts import ROOT
 from graders.nbgrader.scores import (
     Records,
     Refused,
@@ -47,7 +48,6 @@ from graders.nbgrader.scores import (
     up_to_date,
     work_of,
 )
-from graders.oracle.grade import ROOT
 from graders.record import Record
 from graders.signing import load_keys
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graders.manifest import find_lab
-from graders.nbgrader.course import GRADER, WEIGHTS, use_weights
 from graders.nbgrader.exports import gradescope_json
+from graders.nbgrader.parts import GRADER, WEIGHTS, use_weights
 from graders.nbgrader.scores import grade, work_of
 from graders.oracle.grade import Grader, Options
 

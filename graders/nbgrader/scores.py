@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from graders.classroom.discover import Submission, SubmissionError, read
 from graders.manifest import Manifest
-from graders.oracle.grade import Grader, Options
 from graders.oracle.stage import digest
 from graders.record import (
     Record,
@@ -35,6 +35,9 @@ from graders.record import (
 from graders.report.terminal import clean, failing_needs, shorten_chars
 from graders.scoring import score
 from graders.signing import Key, sign, verify
+
+if TYPE_CHECKING:
+    from graders.oracle.grade import Grader
 
 _CENTS = 6  # decimals kept: more than anybody reads, fewer than a sum of thirds shows
 
@@ -248,6 +251,9 @@ _graders: dict[tuple[Path, str, str, str], Grader] = {}
 
 def shared_grader(root: Path, lab: str, isolation: str, device: str) -> Grader:
     """One grader for all submissions of this process: torch is imported once."""
+    # Here, because it brings torch: every nbgrader command reads the course's configuration.
+    from graders.oracle.grade import Grader, Options
+
     key = (root, lab, isolation, device)
     if key not in _graders:
         _graders[key] = Grader(lab, Options(isolation=isolation, device=device), root)
