@@ -19,7 +19,7 @@ from graders.nbgrader.exports import (  # noqa: E402
     junit,
     read_roster,
 )
-from graders.nbgrader.gradescope import autograder_zip, run  # noqa: E402
+from graders.nbgrader.gradescope import autograder_zip, read_metadata, run  # noqa: E402
 from graders.nbgrader.parts import ROOT, CourseError  # noqa: E402
 from graders.nbgrader.scores import Refused, read_records  # noqa: E402
 from graders.oracle.grade import GradeError  # noqa: E402
@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     inside.add_argument("lab")
     inside.add_argument("--submission", type=Path, required=True)
     inside.add_argument("--results", type=Path, required=True)
+    inside.add_argument("--metadata", type=Path, required=True)
     inside.add_argument("--isolation", default="sandbox", choices=["sandbox", "process"])
     inside.add_argument("--hidden", default="after_published", choices=_HIDDEN)
     return top
@@ -129,7 +130,7 @@ def _run(options: argparse.Namespace) -> int:
         case _:
             run(
                 ROOT, options.lab, options.submission, options.results,
-                options.isolation, options.hidden,
+                options.isolation, options.hidden, read_metadata(options.metadata),
             )  # fmt: skip
             return 0
     print(f"written: {options.out}")

@@ -161,11 +161,12 @@ def rebuilt(path: Path, source: NotebookNode) -> tuple[NotebookNode, list[str]]:
         if name in own:
             odd.append(f"cell {name} is there twice")
         made.append(_plain(kind, text))
-    after = -1
+    missing = [name for name in own if name not in placed]
+    if missing and not unreadable:
+        odd.append(f"missing cells: {', '.join(missing)}")
+    after = 0 if unreadable else -1  # below the line that says why
     for name, cell in own.items():
-        if name not in placed:
-            if not unreadable:
-                odd.append(f"cell {name} was missing")
+        if name in missing:
             made.insert(after + 1, cell.copy())
             placed = {n: at + (at > after) for n, at in placed.items()}
             placed[name] = after + 1
@@ -190,6 +191,8 @@ def _student_cells(path: Path) -> tuple[list[tuple[str, str, str | None]], list[
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return [], ["The notebook cannot be read: it is no regular file"]
         data = file.read(MAX_BYTES + 1)
+    if not data.strip():
+        return [], ["The notebook was not handed in"]
     if len(data) > MAX_BYTES:
         return [], [f"The notebook cannot be read: it is larger than {MAX_BYTES >> 20} MiB"]
     try:

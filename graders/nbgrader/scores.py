@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import tempfile
+import textwrap
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from graders.signing import Key, sign, verify
 if TYPE_CHECKING:
     from graders.oracle.grade import Grader
 
+WIDTH = 76  # columns that a feedback page shows without scrolling
 _CENTS = 6  # decimals kept: more than anybody reads, fewer than a sum of thirds shows
 
 
@@ -113,7 +115,8 @@ def _message(task: TaskResult, record: Record, only: Visibility | None) -> str:
         told.add(test.invariant)
         alike = sum(t.invariant == test.invariant and t.outcome != "passed" for t in tests)
         more = f", {alike} tests" if alike > 1 else ""
-        lines.append(f"- {clean(test.invariant).strip()} ({test.visibility}{more})")
+        broken = f"{clean(test.invariant).strip()} ({test.visibility}{more})"
+        lines += textwrap.wrap(broken, WIDTH, initial_indent="- ", subsequent_indent="  ")
         for label, text in (("given", test.given), ("expected", test.expected)):
             if text:
                 lines.append(f"    {label} {shorten_chars(text)}")

@@ -315,6 +315,7 @@ def test_feedback_tells_each_task_and_no_hidden_input(batch: Class, nbgrader: Nb
     assert "The notebook was not handed in" in pages["no-notebook"]
     for name, page in pages.items():
         assert "LEAK" not in page, name
+        assert "¶" not in page, name
         assert not Scripts.of(page), name
     assert "steal()" in pages["script"], "shown as text"
     record = (batch.course / "records" / "lab90" / "leaks.json").read_text()
@@ -364,7 +365,7 @@ def test_formgraders_page_runs_no_students_markdown() -> None:
         "last_name": "", "first_name": "", "notebook_path": "",
     }  # fmt: skip
     page, _ = HTMLExporter(config=config).from_notebook_node(made, resources=resources)
-    assert "steal()" in page and "<h1>Plot" in page
+    assert "steal()" in page and "<h1>Plot</h1>" in page, "a heading, without a link's mark"
     assert not Scripts.of(page)
 
 

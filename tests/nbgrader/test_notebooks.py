@@ -260,4 +260,12 @@ def test_missing_cells_come_back_in_their_order(tmp_path) -> None:
     notebook, odd = rebuilt(tmp_path / "lab02.ipynb", SOURCE)
     names = [c.metadata.nbgrader.grade_id for c in notebook.cells if "nbgrader" in c.metadata]
     assert names == NAMES
-    assert len(odd) == len(NAMES) - 1
+    assert odd == [f"missing cells: {', '.join(name for name in NAMES if name != NAMES[3])}"]
+
+
+def test_what_is_no_notebook_says_so_at_its_top(tmp_path) -> None:
+    (tmp_path / "lab02.ipynb").write_bytes(b"{")
+    notebook, odd = rebuilt(tmp_path / "lab02.ipynb", SOURCE)
+    assert odd == ["The notebook cannot be read: it is no JSON"]
+    assert notebook.cells[0].source == f"*{odd[0]}.*"
+    assert [c.source for c in notebook.cells[1:]] == [c.source for c in OURS]
