@@ -27,7 +27,7 @@ import bleach
 import nbformat
 import nbgrader.apps.api
 import nbgrader.apps.autogradeapp
-from nbconvert.exporters import NotebookExporter
+from nbconvert.exporters import HTMLExporter, NotebookExporter
 from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 from nbgrader import converters, utils
@@ -54,6 +54,7 @@ from graders.nbgrader.scores import (
 from graders.record import Record
 from graders.signing import load_keys
 
+_TEMPLATES = Path(__file__).with_name("templates")
 _SMALL = 4096  # bytes of timestamp.txt and submission_secret.txt
 _PREPROCESSORS = [
     "graders.nbgrader.autograde.Inject",
@@ -90,6 +91,15 @@ def configure(c: Any, root: Path | str = ROOT) -> None:
     # for both leave out the first of these for Markdown cells, and use the second.
     c.HTMLExporter.sanitize_html = True
     c.HTMLExporter.filters = {"markdown2html": "graders.nbgrader.autograde.safe_markdown"}
+    c.GenerateFeedback.exporter_class = "graders.nbgrader.autograde.FeedbackExporter"
+    c.FeedbackExporter.template_name = "inferlab_feedback"
+    theirs = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"
+    templates = str(theirs / "templates")
+    c.FeedbackExporter.extra_template_basedirs = [str(_TEMPLATES), templates]
+    styles = str(theirs / "static" / "node_modules" / "bootstrap" / "dist" / "css")
+    c.FeedbackExporter.extra_template_paths = [templates, styles]
+    c.FeedbackExporter.exclude_input_prompt = True
+    c.FeedbackExporter.exclude_output_prompt = True
     c.ExchangeFactory.collect = "graders.nbgrader.exchange.Collect"
     c.ZipCollectApp.extractor_plugin = "graders.nbgrader.exchange.Extractor"
     c.ZipCollectApp.collector_plugin = "graders.nbgrader.exchange.Collector"
@@ -227,6 +237,10 @@ class Exporter(NotebookExporter):  # type: ignore[misc]
         return self.from_notebook_node(  # type: ignore[no-any-return]
             notebook, {**(resources or {}), "metadata": about}, **more
         )
+
+
+class FeedbackExporter(HTMLExporter):  # type: ignore[misc]
+    """nbgrader's feedback pages; a class of their own so that formgrader keeps its template."""
 
 
 # bleach takes away the class by which the page hides a heading's link until the mouse is there.

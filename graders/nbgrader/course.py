@@ -4,6 +4,7 @@
     DEST/source/lab01/lab01.ipynb          what students open: plots, and one graded cell a task
     DEST/source/lab01/labs/…               the stub package, and the course library it imports
     DEST/source/lab01/graders/…            the grader, without hidden tests, for the visible checks
+    DEST/source/lab01/requirements.txt     the packages it needs, pinned
 
 An assignment is complete: fetched, it runs with the lab's packages installed and nothing else.
 """
@@ -97,6 +98,10 @@ def _write_assignment(course: Course, manifest: Manifest, folder: Path) -> None:
     ignored = _LEFT_OUT if needed else shutil.ignore_patterns("__pycache__", "*.pyc", WEIGHTS)
     shutil.copytree(root / "labs" / "common", folder / "labs" / "common", ignore=ignored)
     _copy_grader(root, folder, manifest)
+    pins = root / "constraints" / f"{manifest.name}.txt"
+    if pins.is_file():
+        text = re.sub(r"^#.*\n", "", pins.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        (folder / "requirements.txt").write_text(text, encoding="utf-8")
 
 
 def _write_stubs(solutions: Path, package: Path) -> None:

@@ -29,6 +29,9 @@ SCHEMA = 3
 CHECK_ID = "inferlab-check"  # a hyphen: no task is called that
 
 _SECTION = re.compile(r"## ((?:\d+(?:, | and )?)+)\.")
+# The lab's own notebook stands in a tree with a noxfile; an assignment has a list of packages.
+_KERNEL = re.compile(r"^Kernel: .*\bnox\b.*$", re.MULTILINE)
+_PACKAGES = "Kernel: any Python with the packages of `requirements.txt`, and `ipykernel`."
 _GRADES = re.compile(r'"graders",\s*"grade"')
 
 _CHECK = '''\
@@ -71,7 +74,7 @@ def assignment(manifest: Manifest, lab: NotebookNode, tiers: Collection[str]) ->
                 if int(number) in waiting:
                     open_tasks.append(waiting.pop(int(number)))
         source = cell.source.replace("](README.md)", f"](labs/{manifest.package}/README.md)")
-        cells.append(_plain(cell.cell_type, source, cell.id))
+        cells.append(_plain(cell.cell_type, _KERNEL.sub(_PACKAGES, source), cell.id))
         if cell.id == "setup":
             cells.append(_locked(_CHECK.format(lab=manifest.name)))
     close_section()

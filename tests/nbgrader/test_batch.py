@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -306,6 +307,11 @@ def test_feedback_tells_each_task_and_no_hidden_input(batch: Class, nbgrader: Nb
         name: (batch.course / "feedback" / name / "lab90" / "lab90.html").read_text()
         for name in batch.students
     }
+    assert "<h3>lab90: 70 of 100 points</h3>" in pages["half"]
+    assert re.search(r">double</a></td>\s*<td[^>]*>30</td>\s*<td[^>]*>60</td>", pages["half"])
+    assert "handed in late" in pages["late"] and "handed in late" not in pages["alice"]
+    assert "Out[" not in pages["alice"] and "Test cell" not in pages["alice"]
+    assert pages["no-notebook"].index("not handed in") < pages["no-notebook"].index("Double a")
     assert "Double a tensor: 60 of 60 points, 4 of 4 tests passed" in pages["alice"]
     assert "Double a tensor: 30 of 60 points, 3 of 4 tests passed" in pages["half"]
     assert "Text is refused with a TypeError. (hidden)" in pages["half"]

@@ -79,6 +79,9 @@ def test_an_assignment_is_the_stub_package_and_no_secret(lab, course) -> None:
     for path in folder.rglob("*"):
         assert not re.search(r"hidden|mutants|alternatives|solutions", path.name), path
     assert (folder / "labs" / "common" / "units.py").is_file()
+    packages = (folder / "requirements.txt").read_text()
+    assert "torch==" in packages and "#" not in packages
+    assert "nox" not in (folder / f"{lab.name}.ipynb").read_text(), "an assignment has no noxfile"
 
 
 def test_a_course_with_a_secret_in_it_is_not_written(tmp_path) -> None:
