@@ -90,7 +90,13 @@ def assignment(manifest: Manifest, lab: NotebookNode, tiers: Collection[str]) ->
 
 def _without_own_check(cells: Iterable[NotebookNode]) -> list[NotebookNode]:
     """The lab's cells but the last one, which grades one task, and its heading."""
-    return [cell for cell in cells if not _GRADES.search(cell.source) and cell.id != "check-text"]
+    kept: list[NotebookNode] = []
+    for cell in cells:
+        if not _GRADES.search(cell.source):
+            kept.append(cell)
+        elif kept and kept[-1].cell_type == "markdown" and kept[-1].source.startswith("## "):
+            kept.pop()
+    return kept
 
 
 def _graded(task: Task, number: int) -> NotebookNode:
