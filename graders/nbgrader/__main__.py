@@ -12,7 +12,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from graders.manifest import LabNotFound, ManifestError  # noqa: E402
-from graders.nbgrader.course import Course, CourseError, describe, write_course  # noqa: E402
 from graders.nbgrader.exports import (  # noqa: E402
     canvas_columns,
     canvas_csv,
@@ -20,9 +19,10 @@ from graders.nbgrader.exports import (  # noqa: E402
     junit,
     read_roster,
 )
-from graders.nbgrader.gradescope import autograder_zip, run  # noqa: E402
+from graders.nbgrader.gradescope import autograder_zip, read_metadata, run  # noqa: E402
+from graders.nbgrader.parts import ROOT, CourseError  # noqa: E402
 from graders.nbgrader.scores import Refused, read_records  # noqa: E402
-from graders.oracle.grade import ROOT, GradeError  # noqa: E402
+from graders.oracle.grade import GradeError  # noqa: E402
 from graders.oracle.workers import WorkerLost  # noqa: E402
 from graders.record import RecordError  # noqa: E402
 from graders.scoring import ScoringError  # noqa: E402
@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     inside.add_argument("lab")
     inside.add_argument("--submission", type=Path, required=True)
     inside.add_argument("--results", type=Path, required=True)
+    inside.add_argument("--metadata", type=Path, required=True)
     inside.add_argument("--isolation", default="sandbox", choices=["sandbox", "process"])
     inside.add_argument("--hidden", default="after_published", choices=_HIDDEN)
     return top
@@ -99,10 +100,13 @@ def _run(options: argparse.Namespace) -> int:
     absent: list[str] = []
     match options.verb:
         case "course":
+            # Here: a lab's own environment, where Gradescope grades, has no nbformat.
+            from graders.nbgrader.course import Course, describe, write_course
+
             course = Course(ROOT, options.course_id, options.db, options.exchange, tiers)
             labs = [name for name in options.labs.split(",") if name]
-            manifests = write_course(course, options.dest, labs)
-            print(describe(manifests, options.dest, tiers))
+            manifests, report = write_course(course, options.dest, labs)
+            print(describe(manifests, report, options.dest, tiers))
             return 0
         case "canvas":
             columns = []
@@ -126,7 +130,7 @@ def _run(options: argparse.Namespace) -> int:
         case _:
             run(
                 ROOT, options.lab, options.submission, options.results,
-                options.isolation, options.hidden,
+                options.isolation, options.hidden, read_metadata(options.metadata),
             )  # fmt: skip
             return 0
     print(f"written: {options.out}")

@@ -13,10 +13,12 @@ from __future__ import annotations
 import datetime
 import glob
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import bleach
 import nbformat
 import nbgrader.apps.api
 import nbgrader.apps.autogradeapp
-from nbconvert.exporters import NotebookExporter
+from nbconvert.exporters import HTMLExporter, NotebookExporter
 from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 from nbgrader import converters, utils
@@ -33,10 +35,12 @@ from nbgrader.api import Gradebook
 from nbgrader.converters.base import BaseConverter
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy.exc import SAWarning
 from traitlets import Bool, Enum, List, Unicode
 
 from graders.manifest import Manifest, find_lab
 from graders.nbgrader.notebook import graded_ids, rebuilt
+from graders.nbgrader.parts import ROOT
 from graders.nbgrader.scores import (
     Records,
     Refused,
@@ -47,10 +51,10 @@ from graders.nbgrader.scores import (
     up_to_date,
     work_of,
 )
-from graders.oracle.grade import ROOT
 from graders.record import Record
 from graders.signing import load_keys
 
+_TEMPLATES = Path(__file__).with_name("templates")
 _SMALL = 4096  # bytes of timestamp.txt and submission_secret.txt
 _PREPROCESSORS = [
     "graders.nbgrader.autograde.Inject",
@@ -73,6 +77,8 @@ def course_root() -> Path:
 def configure(c: Any, root: Path | str = ROOT) -> None:
     """Make nbgrader grade this way. Called by the course's ``nbgrader_config.py``."""
     _roots.append(Path(root))
+    # Six lines a submission about nbgrader's own code, in which a refusal would be overlooked.
+    warnings.filterwarnings("ignore", category=SAWarning, module=r"nbgrader\.")
     # nbgrader starts `alembic` by name to make a gradebook, activated environment or not.
     beside = os.path.dirname(sys.executable)
     path = os.environ.get("PATH", os.defpath)
@@ -85,6 +91,15 @@ def configure(c: Any, root: Path | str = ROOT) -> None:
     # for both leave out the first of these for Markdown cells, and use the second.
     c.HTMLExporter.sanitize_html = True
     c.HTMLExporter.filters = {"markdown2html": "graders.nbgrader.autograde.safe_markdown"}
+    c.GenerateFeedback.exporter_class = "graders.nbgrader.autograde.FeedbackExporter"
+    c.FeedbackExporter.template_name = "inferlab_feedback"
+    theirs = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"
+    templates = str(theirs / "templates")
+    c.FeedbackExporter.extra_template_basedirs = [str(_TEMPLATES), templates]
+    styles = str(theirs / "static" / "node_modules" / "bootstrap" / "dist" / "css")
+    c.FeedbackExporter.extra_template_paths = [templates, styles]
+    c.FeedbackExporter.exclude_input_prompt = True
+    c.FeedbackExporter.exclude_output_prompt = True
     c.ExchangeFactory.collect = "graders.nbgrader.exchange.Collect"
     c.ZipCollectApp.extractor_plugin = "graders.nbgrader.exchange.Extractor"
     c.ZipCollectApp.collector_plugin = "graders.nbgrader.exchange.Collector"
@@ -125,7 +140,7 @@ class Autograde(converters.Autograde, _Files):  # type: ignore[misc, name-define
     """nbgrader's converter, for submissions that may lack or spoil anything but the package."""
 
     def init_notebooks(self) -> None:
-        """Put the released notebook where a submission has none: its package is still graded."""
+        """Put an empty notebook where a submission has none: its package is still graded."""
         pattern = self._format_source(self.coursedir.assignment_id, self.coursedir.student_id)
         for folder in map(Path, sorted(glob.glob(pattern))):
             if not folder.is_dir() or folder.is_symlink():
@@ -139,7 +154,7 @@ class Autograde(converters.Autograde, _Files):  # type: ignore[misc, name-define
                     place.unlink()  # a link to nowhere
                 if not os.path.lexists(place):
                     self.log.warning("no notebook was handed in: %s", place)
-                    place.write_bytes(_NOT_HANDED_IN)
+                    place.write_bytes(b"")  # ``rebuilt`` says so where the student reads it
             self._mend_timestamp(folder)
         super().init_notebooks()
 
@@ -180,11 +195,6 @@ class Autograde(converters.Autograde, _Files):  # type: ignore[misc, name-define
 
 # The lab's files that are never the student's, below labs/<package>/.
 INSTRUCTORS = ("lab.toml", "test_public.py", "expected.json", "plots.py", "README.md")
-_NOT_HANDED_IN = (
-    b'{"cells": [{"cell_type": "markdown", "metadata": {}, '
-    b'"source": "*The notebook was not handed in.*"}], '
-    b'"metadata": {}, "nbformat": 4, "nbformat_minor": 4}\n'
-)
 
 
 def _all_files(folder: Path) -> Iterable[Path]:
@@ -229,6 +239,12 @@ class Exporter(NotebookExporter):  # type: ignore[misc]
         )
 
 
+class FeedbackExporter(HTMLExporter):  # type: ignore[misc]
+    """nbgrader's feedback pages; a class of their own so that formgrader keeps its template."""
+
+
+# bleach takes away the class by which the page hides a heading's link until the mouse is there.
+_ANCHOR = re.compile(r'<a class="anchor-link" href="[^"]*">[^<]*</a>')
 _TAGS = frozenset(
     "a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre span strong sub "
     "sup table tbody td th thead tr ul".split()
@@ -240,7 +256,7 @@ def safe_markdown(source: str) -> str:
     """HTML of a Markdown cell: text and its structure, no scripts, handlers or outside images."""
     return str(
         bleach.clean(
-            markdown2html(source),
+            _ANCHOR.sub("", markdown2html(source)),
             tags=_TAGS,
             attributes={"a": ["href", "title"], **{tag: ["class"] for tag in _CLASSED}},
             protocols=["http", "https", "mailto"],

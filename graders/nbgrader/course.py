@@ -4,18 +4,19 @@
     DEST/source/lab01/lab01.ipynb          what students open: plots, and one graded cell a task
     DEST/source/lab01/labs/…               the stub package, and the course library it imports
     DEST/source/lab01/graders/…            the grader, without hidden tests, for the visible checks
+    DEST/source/lab01/requirements.txt     the packages it needs, pinned
 
 An assignment is complete: fetched, it runs with the lab's packages installed and nothing else.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Sequence
+import tempfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,23 +24,14 @@ import nbformat
 
 from graders.manifest import Manifest, find_lab, lab_directories
 from graders.nbgrader.notebook import assignment
+from graders.nbgrader.parts import ROOT, WEIGHTS, CourseError, use_weights
+from graders.release import ReleaseError, Report, prove_folders
+from graders.release.tree import Tree, of_grader, read_folder, shared_references
 from graders.sync import make_stub
 
-GRADER = Path(__file__).resolve().parents[1]
-# The parts of it that a student's own grading needs: what these import, and folders as a whole,
-# whose modules are started by name.
-_GRADER_STARTS = ("__main__", "cli", "plugin")
-_GRADER_FOLDERS = ("isolation", "oracle", "report", "wire", "worker")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.ipynb", ".*")
-# Megabytes of weights, handed in again by every student: only where a lab needs them.
-WEIGHTS = "tiny_models"
-_USES_WEIGHTS = re.compile(
-    r"common\.(tiny_models|perplexity)\b|common import .*(tiny_models|perplex)"
-)
-
-
-class CourseError(RuntimeError):
-    """The course cannot be written; the message names the thing, the cause and the mend."""
+# SQLAlchemy takes psycopg 3 for a plain postgresql://; the course's environment has psycopg 2.
+_POSTGRES = re.compile(r"postgres(ql)?://")
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,13 @@ class Course:
     tiers: tuple[str, ...] = ("cpu",)
 
 
-def write_course(course: Course, dest: Path, labs: Sequence[str]) -> list[Manifest]:
+def write_course(course: Course, dest: Path, labs: Sequence[str]) -> tuple[list[Manifest], Report]:
     """Write ``labs`` (all when empty) to ``dest``, a new or empty folder or an earlier course.
 
     An earlier course keeps its configuration, gradebook and submissions; its sources are written
-    anew. Returns the labs' manifests. Raises CourseError, LabNotFound and ManifestError.
+    anew, all of them or, if one holds what students must not get, none.
+    Returns the labs' manifests and what was looked into. Raises CourseError,
+    LabNotFound and ManifestError.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", course.course_id):
         raise CourseError(
@@ -70,12 +64,22 @@ def write_course(course: Course, dest: Path, labs: Sequence[str]) -> list[Manife
         raise CourseError(f"{dest} is a file: name a folder")
     if dest.is_dir() and any(dest.iterdir()) and not config.exists():
         raise CourseError(f"{dest} is not empty and no nbgrader course: name a new folder")
-    dest.mkdir(parents=True, exist_ok=True)
+    source = dest / "source"
+    source.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=source) as temporary:
+        places = [Path(temporary) / manifest.name for manifest in manifests]
+        for manifest, place in zip(manifests, places, strict=True):
+            _write_assignment(course, manifest, place)
+        try:
+            report = prove_folders(places, course.root)
+        except ReleaseError as error:
+            raise CourseError(str(error)) from None
+        for place in places:
+            shutil.rmtree(source / place.name, ignore_errors=True)
+            place.rename(source / place.name)
     if not config.exists():
         config.write_text(configuration(course), encoding="utf-8")
-    for manifest in manifests:
-        _write_assignment(course, manifest, dest / "source" / manifest.name)
-    return manifests
+    return manifests, report
 
 
 def _write_assignment(course: Course, manifest: Manifest, folder: Path) -> None:
@@ -84,9 +88,7 @@ def _write_assignment(course: Course, manifest: Manifest, folder: Path) -> None:
     if not ours.is_file():
         raise CourseError(f"{manifest.name} has no notebook {ours.name}: write one first")
     notebook = assignment(manifest, nbformat.read(ours, as_version=4), course.tiers)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     nbformat.write(notebook, folder / ours.name)
     package = folder / "labs" / manifest.package
     shutil.copytree(lab, package, ignore=_LEFT_OUT)
@@ -95,7 +97,11 @@ def _write_assignment(course: Course, manifest: Manifest, folder: Path) -> None:
     needed = use_weights([*lab.rglob("*.py"), ours])
     ignored = _LEFT_OUT if needed else shutil.ignore_patterns("__pycache__", "*.pyc", WEIGHTS)
     shutil.copytree(root / "labs" / "common", folder / "labs" / "common", ignore=ignored)
-    _copy_grader(root / "graders", folder / "graders", manifest, lab)
+    _copy_grader(root, folder, manifest)
+    pins = root / "constraints" / f"{manifest.name}.txt"
+    if pins.is_file():
+        text = re.sub(r"^#.*\n", "", pins.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        (folder / "requirements.txt").write_text(text, encoding="utf-8")
 
 
 def _write_stubs(solutions: Path, package: Path) -> None:
@@ -108,44 +114,19 @@ def _write_stubs(solutions: Path, package: Path) -> None:
             stub.write_text(make_stub(solution.read_text(encoding="utf-8"), solution.name), "utf-8")
 
 
-def _copy_grader(source: Path, dest: Path, manifest: Manifest, lab: Path) -> None:
-    dest.mkdir()
-    for path in sorted(_imported(_GRADER_STARTS)):
-        place = dest / path.relative_to(GRADER)
+def _copy_grader(root: Path, dest: Path, manifest: Manifest) -> None:
+    """The grader that students get, and what their tests and plots import of the lab's folder."""
+    files = {name: file for name, file in _read(ROOT, "graders").items() if of_grader(name)}
+    theirs = _read(root, f"labs/{manifest.package}") | _read(root, f"graders/{manifest.name}")
+    files |= {name: theirs[name] for name in shared_references(theirs, [manifest])}
+    for name, file in files.items():
+        place = dest / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
-    for name in _GRADER_FOLDERS:
-        shutil.copytree(GRADER / name, dest / name, ignore=_LEFT_OUT, dirs_exist_ok=True)
-    # What the public tests import of the lab's folder, such as a helper that makes checkpoints.
-    tests = (lab / "test_public.py").read_text(encoding="utf-8")
-    for name in sorted(set(re.findall(rf"from graders\.{manifest.name}\.(\w+) import", tests))):
-        (dest / manifest.name).mkdir(exist_ok=True)
-        for file in (f"{name}.py", "__init__.py"):
-            shutil.copyfile(source / manifest.name / file, dest / manifest.name / file)
+        place.write_bytes(file.data)
 
 
-def _imported(names: Iterable[str]) -> set[Path]:
-    """The files of ``graders`` that must be there to import these modules of it."""
-    found: set[Path] = set()
-    todo = [f"graders.{name}" for name in names]
-    while todo:
-        parts = todo.pop().split(".")[1:]
-        module = GRADER.joinpath(*parts).with_suffix(".py") if parts else GRADER / "__init__.py"
-        packages = [GRADER.joinpath(*parts[:n], "__init__.py") for n in range(len(parts) + 1)]
-        for path in {module, *packages} - found:
-            if not path.is_file() or re.fullmatch(r"lab\d+", parts[0] if parts else ""):
-                continue
-            found.add(path)
-            # At the top alone: what a function imports is for the instructor's verbs.
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("graders"):
-                    todo += [str(node.module), *(f"{node.module}.{a.name}" for a in node.names)]
-    return found
-
-
-def use_weights(files: Iterable[Path]) -> bool:
-    """Whether any of the files imports the trained models."""
-    return any(_USES_WEIGHTS.search(file.read_text(encoding="utf-8")) for file in files)
+def _read(root: Path, name: str) -> Tree:
+    return read_folder(root / name, f"{name}/")
 
 
 # -- the configuration -----------------------------------------------------------------------------
@@ -185,7 +166,7 @@ autograde.configure(c, root=INFERLAB)
 c.CourseDirectory.course_id = @course_id@
 
 # The gradebook. SQLite in this folder when left out. For several graders at once, PostgreSQL:
-#   c.CourseDirectory.db_url = "postgresql://user@host/gradebook"    (needs psycopg2)
+#   c.CourseDirectory.db_url = "postgresql+psycopg2://user@host/gradebook"
 # Keep a password out of this file, in ~/.pgpass.
 @db@
 
@@ -218,7 +199,8 @@ c.LateSubmissionPlugin.penalty_method = "none"
 
 def configuration(course: Course) -> str:
     """The text of ``nbgrader_config.py``."""
-    db = f"c.CourseDirectory.db_url = {_literal(course.db)}"
+    url = _POSTGRES.sub("postgresql+psycopg2://", course.db, count=1)
+    db = f"c.CourseDirectory.db_url = {_literal(url)}"
     exchange = f"c.Exchange.root = {_literal(course.exchange)}"
     filled = {
         "@root@": _literal(str(course.root)),
@@ -238,13 +220,19 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def describe(manifests: Sequence[Manifest], dest: Path, tiers: Collection[str]) -> str:
+def describe(
+    manifests: Sequence[Manifest], report: Report, dest: Path, tiers: Collection[str]
+) -> str:
     """What was written, for the terminal."""
     lines = [f"nbgrader course in {dest}"]
     for manifest in manifests:
         tasks = [task for task in manifest.tasks if task.tier in tiers]
         points = sum(task.points for task in tasks)
         lines.append(f"  {manifest.name}  {len(tasks)} graded cells, {points:g} points")
+    lines.append(
+        f"Looked into {report.objects} files for {report.sought} texts: no solution and no hidden "
+        "test in them."
+    )
     nbgrader = Path(sys.executable).with_name("nbgrader")
     lines += ["Next:", f"  cd {dest}", f"  {nbgrader} generate_assignment {manifests[0].name}"]
     return "\n".join(lines)

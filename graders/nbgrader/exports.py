@@ -126,9 +126,12 @@ def canvas_columns(records: dict[str, Record], tiers: Sequence[str] = ("cpu",)) 
 
 
 def gradescope(
-    record: Record, tiers: Sequence[str] = ("cpu",), hidden: str = "after_published"
+    record: Record,
+    tiers: Sequence[str] = ("cpu",),
+    hidden: str = "after_published",
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The results.json of a submission.
+    """The results.json of a submission. ``notes`` are lines for its author, above the tests.
 
     A task is two entries where it has both kinds of tests: the public ones, whose points its author
     sees at once, and the hidden ones, shown as ``hidden`` says. Raises Refused.
@@ -149,7 +152,8 @@ def gradescope(
     return {
         "score": round(math.fsum(t.earned for t in record.tasks if t.tier in tiers), 6),
         "execution_time": record.duration_s,
-        "output": f"{record.lab}: {record.title}",
+        "output": "\n".join([f"{record.lab}: {record.title}", *notes]),
+        "output_format": "text",
         "visibility": "visible",
         "stdout_visibility": "hidden",
         "tests": tests,

@@ -9,6 +9,8 @@ write its own result: the container protects the other students, and nothing in 
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 import re
 import stat
@@ -17,12 +19,16 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from graders.manifest import find_lab
-from graders.nbgrader.course import GRADER, WEIGHTS, use_weights
 from graders.nbgrader.exports import gradescope_json
+from graders.nbgrader.parts import GRADER, WEIGHTS, use_weights
 from graders.nbgrader.scores import grade, work_of
 from graders.oracle.grade import Grader, Options
+from graders.report.terminal import clean
 
 _DATE = (2020, 1, 1, 0, 0, 0)  # the same course gives the same zip
 _ROOT_FILES = ("pyproject.toml", "LICENSE")
@@ -34,12 +40,18 @@ _SETUP = """\
 #!/usr/bin/env bash
 # Gradescope runs this once, when it builds the image.
 set -euo pipefail
-cd /autograder/source/inferlab
+here="${AUTOGRADER_ROOT:-/autograder}"
+cd "$here/source/inferlab"
 # A CPU-only torch. For a machine with a GPU set this to nothing.
 index="${PIP_EXTRA_INDEX_URL-https://download.pytorch.org/whl/cpu}"
-python3 -m pip install --quiet uv==@uv@
-python3 -m uv venv --python 3.12 /autograder/env
-python3 -m uv pip install --python /autograder/env/bin/python \\
+if ! python3 -m pip --version > /dev/null; then
+    apt-get update
+    apt-get install -y python3-pip
+fi
+# The image is for nothing else; newer distributions want to be told so.
+PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet uv==@uv@
+python3 -m uv venv --python '>=3.11' "$here/env"
+python3 -m uv pip install --python "$here/env/bin/python" \\
     ${index:+--extra-index-url "$index" --index-strategy unsafe-best-match} \\
     --constraint constraints/@lab@.txt --group pyproject.toml:@lab@
 """
@@ -53,6 +65,7 @@ here="${AUTOGRADER_ROOT:-/autograder}"
 cd "$here/source/inferlab"
 exec "${AUTOGRADER_PYTHON:-$here/env/bin/python}" -m graders.nbgrader gradescope-run @lab@ \\
     --submission "$here/submission" --results "$here/results/results.json" \\
+    --metadata "$here/submission_metadata.json" \\
     --isolation @isolation@ --hidden @hidden@
 """
 
@@ -114,11 +127,71 @@ def _uv_version() -> str:
     return str(groups["dependency-groups"]["lock"][0]).partition("==")[2]
 
 
-def run(root: Path, lab: str, submission: Path, results: Path, isolation: str, hidden: str) -> None:
+# -- in Gradescope's container ---------------------------------------------------------------------
+
+
+_Time = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
+
+
+class _Assignment(msgspec.Struct, frozen=True):
+    """The assignment; with a user, as it is for that one, who may have an extension."""
+
+    due_date: _Time | None = None
+    total_points: float | str | None = None
+
+
+class _User(msgspec.Struct):
+    name: str = ""
+    assignment: _Assignment | None = None
+
+
+class Metadata(msgspec.Struct):
+    """What is used of submission_metadata.json, as Gradescope's manual describes it:
+    https://gradescope-autograders.readthedocs.io/en/latest/submission_metadata/
+    """
+
+    created_at: _Time | None = None
+    assignment: _Assignment = _Assignment()
+    users: list[_User] = []
+
+    def students(self) -> list[str]:
+        """Who handed in, a whole group."""
+        return [clean(user.name).strip() for user in self.users if user.name.strip()]
+
+    def late(self) -> datetime.timedelta | None:
+        """How long after the due date, of a group's the latest; None if in time or not known."""
+        own = [user.assignment.due_date for user in self.users if user.assignment]
+        due = max((date for date in own if date), default=self.assignment.due_date)
+        if due is None or self.created_at is None or self.created_at <= due:
+            return None
+        return self.created_at - due
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Gradescope's file; an empty one, and a line for the instructor, where it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Metadata)
+    except FileNotFoundError:
+        return Metadata()
+    except (OSError, msgspec.DecodeError) as error:
+        print(f"{path.name} is not as expected, and was not used: {error}", file=sys.stderr)
+        return Metadata()
+
+
+def run(
+    root: Path,
+    lab: str,
+    submission: Path,
+    results: Path,
+    isolation: str,
+    hidden: str,
+    metadata: Metadata | None = None,
+) -> None:
     """Grade ``submission`` and write ``results``, whole or not at all.
 
     A submission that cannot be read earns 0 and is told why. Raises what the grader raises.
     """
+    metadata = metadata or Metadata()
     results.unlink(missing_ok=True)
     with Grader(lab, Options(isolation=isolation, device="auto"), root) as grader:
         work = work_of("submission", submission, grader.manifest)
@@ -126,8 +199,40 @@ def run(root: Path, lab: str, submission: Path, results: Path, isolation: str, h
         tiers = ["cpu"] if record.device == "cpu" else ["cpu", "gpu"]
     if work.problem:
         print(work.problem, file=sys.stderr)
+    _compare(
+        metadata.assignment.total_points,
+        math.fsum(task.points for task in record.tasks if task.tier in tiers),
+    )
+    text = gradescope_json(record, tiers=tiers, hidden=hidden, notes=_handed_in(metadata))
     # After the last process of the submission is gone.
     temporary = results.with_name(f".{results.name}.new")
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(gradescope_json(record, tiers=tiers, hidden=hidden), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, results)
+
+
+def _handed_in(metadata: Metadata) -> list[str]:
+    """Whose it is and whether it was late. Gradescope's own rule for late work stays the only one:
+    points are not taken off twice.
+    """
+    lines = [f"handed in by {', '.join(metadata.students())}"] if metadata.students() else []
+    if late := metadata.late():
+        lines.append(
+            f"handed in {str(late).partition('.')[0]} after the due date; no points are taken off "
+            "here for that"
+        )
+    return lines
+
+
+def _compare(total: float | str | None, most: float) -> None:
+    """Tell the instructor, in Gradescope's log, of an assignment with another total."""
+    try:
+        if total is None or math.isclose(float(total), most, abs_tol=1e-6):
+            return
+    except ValueError:
+        return
+    print(
+        f"Gradescope's assignment has {float(total):g} points, this lab {most:g}: the difference "
+        "is for manual grading, or a slip in the assignment's settings",
+        file=sys.stderr,
+    )

@@ -29,6 +29,9 @@ SCHEMA = 3
 CHECK_ID = "inferlab-check"  # a hyphen: no task is called that
 
 _SECTION = re.compile(r"## ((?:\d+(?:, | and )?)+)\.")
+# The lab's own notebook stands in a tree with a noxfile; an assignment has a list of packages.
+_KERNEL = re.compile(r"^Kernel: .*\bnox\b.*$", re.MULTILINE)
+_PACKAGES = "Kernel: any Python with the packages of `requirements.txt`, and `ipykernel`."
 _GRADES = re.compile(r'"graders",\s*"grade"')
 
 _CHECK = '''\
@@ -71,7 +74,7 @@ def assignment(manifest: Manifest, lab: NotebookNode, tiers: Collection[str]) ->
                 if int(number) in waiting:
                     open_tasks.append(waiting.pop(int(number)))
         source = cell.source.replace("](README.md)", f"](labs/{manifest.package}/README.md)")
-        cells.append(_plain(cell.cell_type, source, cell.id))
+        cells.append(_plain(cell.cell_type, _KERNEL.sub(_PACKAGES, source), cell.id))
         if cell.id == "setup":
             cells.append(_locked(_CHECK.format(lab=manifest.name)))
     close_section()
@@ -87,7 +90,13 @@ def assignment(manifest: Manifest, lab: NotebookNode, tiers: Collection[str]) ->
 
 def _without_own_check(cells: Iterable[NotebookNode]) -> list[NotebookNode]:
     """The lab's cells but the last one, which grades one task, and its heading."""
-    return [cell for cell in cells if not _GRADES.search(cell.source) and cell.id != "check-text"]
+    kept: list[NotebookNode] = []
+    for cell in cells:
+        if not _GRADES.search(cell.source):
+            kept.append(cell)
+        elif kept and kept[-1].cell_type == "markdown" and kept[-1].source.startswith("## "):
+            kept.pop()
+    return kept
 
 
 def _graded(task: Task, number: int) -> NotebookNode:
@@ -161,11 +170,12 @@ def rebuilt(path: Path, source: NotebookNode) -> tuple[NotebookNode, list[str]]:
         if name in own:
             odd.append(f"cell {name} is there twice")
         made.append(_plain(kind, text))
-    after = -1
+    missing = [name for name in own if name not in placed]
+    if missing and not unreadable:
+        odd.append(f"missing cells: {', '.join(missing)}")
+    after = 0 if unreadable else -1  # below the line that says why
     for name, cell in own.items():
-        if name not in placed:
-            if not unreadable:
-                odd.append(f"cell {name} was missing")
+        if name in missing:
             made.insert(after + 1, cell.copy())
             placed = {n: at + (at > after) for n, at in placed.items()}
             placed[name] = after + 1
@@ -190,6 +200,8 @@ def _student_cells(path: Path) -> tuple[list[tuple[str, str, str | None]], list[
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return [], ["The notebook cannot be read: it is no regular file"]
         data = file.read(MAX_BYTES + 1)
+    if not data.strip():
+        return [], ["The notebook was not handed in"]
     if len(data) > MAX_BYTES:
         return [], [f"The notebook cannot be read: it is larger than {MAX_BYTES >> 20} MiB"]
     try:

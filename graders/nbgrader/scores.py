@@ -12,15 +12,16 @@ import contextlib
 import math
 import os
 import tempfile
+import textwrap
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from graders.classroom.discover import Submission, SubmissionError, read
 from graders.manifest import Manifest
-from graders.oracle.grade import Grader, Options
 from graders.oracle.stage import digest
 from graders.record import (
     Record,
@@ -36,6 +37,10 @@ from graders.report.terminal import clean, failing_needs, shorten_chars
 from graders.scoring import score
 from graders.signing import Key, sign, verify
 
+if TYPE_CHECKING:
+    from graders.oracle.grade import Grader
+
+WIDTH = 76  # columns that a feedback page shows without scrolling
 _CENTS = 6  # decimals kept: more than anybody reads, fewer than a sum of thirds shows
 
 
@@ -110,7 +115,8 @@ def _message(task: TaskResult, record: Record, only: Visibility | None) -> str:
         told.add(test.invariant)
         alike = sum(t.invariant == test.invariant and t.outcome != "passed" for t in tests)
         more = f", {alike} tests" if alike > 1 else ""
-        lines.append(f"- {clean(test.invariant).strip()} ({test.visibility}{more})")
+        broken = f"{clean(test.invariant).strip()} ({test.visibility}{more})"
+        lines += textwrap.wrap(broken, WIDTH, initial_indent="- ", subsequent_indent="  ")
         for label, text in (("given", test.given), ("expected", test.expected)):
             if text:
                 lines.append(f"    {label} {shorten_chars(text)}")
@@ -248,6 +254,9 @@ _graders: dict[tuple[Path, str, str, str], Grader] = {}
 
 def shared_grader(root: Path, lab: str, isolation: str, device: str) -> Grader:
     """One grader for all submissions of this process: torch is imported once."""
+    # Here, because it brings torch: every nbgrader command reads the course's configuration.
+    from graders.oracle.grade import Grader, Options
+
     key = (root, lab, isolation, device)
     if key not in _graders:
         _graders[key] = Grader(lab, Options(isolation=isolation, device=device), root)

@@ -9,27 +9,45 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graders.release import documents, write
-from graders.release.confidential import read_confidential
-from graders.release.scan import Finding, Report, Scanner, scan_archive, scan_repository
+from graders.release.confidential import Confidential, read_confidential
+from graders.release.scan import (
+    Finding,
+    Report,
+    Scanner,
+    scan_archive,
+    scan_folder,
+    scan_repository,
+)
 from graders.release.tree import (
     File,
     ReleaseError,
     Source,
+    Tree,
     choose_labs,
     git,
     has_git,
+    read_folder,
     read_source,
     shared_references,
     student_files,
 )
 from graders.sync import sync
 
-__all__ = ["Finding", "LeakError", "Release", "ReleaseError", "Report", "check", "release"]
+__all__ = [
+    "Finding",
+    "LeakError",
+    "Release",
+    "ReleaseError",
+    "Report",
+    "check",
+    "prove_folders",
+    "release",
+]
 
 SHOWN = 20
 
@@ -106,12 +124,29 @@ def check(place: Path, root: Path, *, complete: bool = False) -> Report:
     return _look(Source(root, read_source(root).files, "", 0), place, complete)
 
 
+def prove_folders(places: Iterable[Path], root: Path) -> Report:
+    """Look into folders that students will get, each laid out as the course is: assignments.
+
+    What must not be there is read from the course as it lies in ``root``, committed or not.
+    Raises LeakError.
+    """
+    files: Tree = {}
+    for name in ("solutions", "labs", "graders"):
+        files |= read_folder(root / name, f"{name}/")
+    scanner = Scanner(_confidential(files, root))
+    for place in places:
+        scan_folder(place, place, scanner)
+    if scanner.report.findings:
+        raise LeakError(scanner.report.findings)
+    return scanner.report
+
+
+def _confidential(files: Tree, root: Path) -> Confidential:
+    return read_confidential(files, shared_references(files, choose_labs(root, ())))
+
+
 def _look(source: Source, place: Path, complete: bool) -> Report:
-    secrets = None
-    if not complete:
-        shared = shared_references(source.files, choose_labs(source.root, ()))
-        secrets = read_confidential(source.files, shared)
-    scanner = Scanner(secrets)
+    scanner = Scanner(None if complete else _confidential(source.files, source.root))
     if place.is_dir():
         scan_repository(place, scanner)
     else:

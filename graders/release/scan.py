@@ -355,10 +355,11 @@ def _around(place: Path, scanner: Scanner) -> None:
     for name in filter(None, (*listed.split("\0"), *changed.split("\0"))):
         if name.split("/")[0] not in _NOT_OURS:
             report.add("not committed", name, "lies in the folder and is not in the commit")
-            _folder(place / name, place, scanner)
+            scan_folder(place / name, place, scanner)
 
 
-def _folder(start: Path, place: Path, scanner: Scanner) -> None:
+def scan_folder(start: Path, place: Path, scanner: Scanner) -> None:
+    """All files below ``start``, by their paths below ``place``; a link is a finding."""
     paths = sorted(start.rglob("*")) if start.is_dir() and not start.is_symlink() else [start]
     for path in paths:
         name = path.relative_to(place).as_posix()
@@ -369,6 +370,7 @@ def _folder(start: Path, place: Path, scanner: Scanner) -> None:
         if stat.S_ISLNK(mode):
             scanner.report.add("link", name, f"leads to {os.readlink(path)}")
         elif stat.S_ISREG(mode):
+            scanner.report.objects += 1
             scanner.path(name, name)
             scanner.content(path.read_bytes(), name)
 

@@ -100,7 +100,7 @@ def read_source(root: Path) -> Source:
     made from, and making it again must give the same.
     """
     if not has_git(root):
-        return Source(root, _read_folder(root), "", int(os.environ.get("SOURCE_DATE_EPOCH", 0)))
+        return Source(root, read_folder(root), "", int(os.environ.get("SOURCE_DATE_EPOCH", 0)))
     status = git(root, "status", "--porcelain", "-z", "--untracked-files=all").decode()
     if changed := [entry[3:] for entry in status.split("\0") if entry]:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -144,7 +144,8 @@ def cat_file(root: Path, numbers: Sequence[str]) -> list[bytes]:
     return found
 
 
-def _read_folder(root: Path) -> Tree:
+def read_folder(root: Path, below: str = "") -> Tree:
+    """The files as they lie in a folder, without litter; ``below`` goes before their paths."""
     files: Tree = {}
     for current, folders, names in os.walk(root):
         folders[:] = sorted(f for f in folders if f not in _LITTER and not f.endswith("_cache"))
@@ -152,7 +153,7 @@ def _read_folder(root: Path) -> Tree:
             path = Path(current) / name
             if path.is_symlink() or not path.is_file() or name.endswith(".pyc"):
                 continue
-            files[path.relative_to(root).as_posix()] = File(
+            files[below + path.relative_to(root).as_posix()] = File(
                 path.read_bytes(), os.access(path, os.X_OK)
             )
     return files

@@ -65,16 +65,21 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nbgrader(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Iterator[Nbgrader]:
-    """Runs ``nbgrader <command>`` in a folder; ``ok`` says whether it must succeed."""
+def instructor(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> dict[str, str]:
+    """The environment of the instructor's commands: nothing of this machine's user."""
     home = tmp_path_factory.mktemp("home")
-    environment = {
+    return {
         **os.environ, "HOME": str(home), "INFERLAB_KEY": str(key_file), "PYTHONPATH": str(ROOT),
         "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"),
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def nbgrader(instructor: dict[str, str]) -> Iterator[Nbgrader]:
+    """Runs ``nbgrader <command>`` in a folder; ``ok`` says whether it must succeed."""
     driver = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("driver.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=instructor, text=True,
     )  # fmt: skip
     assert driver.stdin is not None and driver.stdout is not None
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook
-from nbgrader.apps import NbGraderAPI
-from nbgrader.server_extensions.formgrader import handlers
-from traitlets.config import Config
 
-from graders.nbgrader import autograde
 from graders.record import from_json
 from graders.signing import Key, load_key, load_keys, sign, verify
 from tests.grader.toy import GOOD
@@ -112,7 +111,8 @@ def every_cell(code: str) -> Callable[[dict], Any]:
 
 
 def script(told: dict) -> None:
-    html = "<script>steal()</script><img src=x onerror='steal()'>"
+    html = "# Plot\n\n<script>steal()</script><img src=x onerror='steal()'>"
+    html += "\n\n[here](javascript:steal())"
     told["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": html})
     shown = [{"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}]
     told["cells"].insert(0, {"cell_type": "code", "metadata": {}, "source": "1", "outputs": shown})
@@ -307,6 +307,11 @@ def test_feedback_tells_each_task_and_no_hidden_input(batch: Class, nbgrader: Nb
         name: (batch.course / "feedback" / name / "lab90" / "lab90.html").read_text()
         for name in batch.students
     }
+    assert "<h3>lab90: 70 of 100 points</h3>" in pages["half"]
+    assert re.search(r">double</a></td>\s*<td[^>]*>30</td>\s*<td[^>]*>60</td>", pages["half"])
+    assert "handed in late" in pages["late"] and "handed in late" not in pages["alice"]
+    assert "Out[" not in pages["alice"] and "Test cell" not in pages["alice"]
+    assert pages["no-notebook"].index("not handed in") < pages["no-notebook"].index("Double a")
     assert "Double a tensor: 60 of 60 points, 4 of 4 tests passed" in pages["alice"]
     assert "Double a tensor: 30 of 60 points, 3 of 4 tests passed" in pages["half"]
     assert "Text is refused with a TypeError. (hidden)" in pages["half"]
@@ -315,6 +320,7 @@ def test_feedback_tells_each_task_and_no_hidden_input(batch: Class, nbgrader: Nb
     assert "The notebook was not handed in" in pages["no-notebook"]
     for name, page in pages.items():
         assert "LEAK" not in page, name
+        assert "¶" not in page, name
         assert not Scripts.of(page), name
     assert "steal()" in pages["script"], "shown as text"
     record = (batch.course / "records" / "lab90" / "leaks.json").read_text()
@@ -349,25 +355,6 @@ def test_the_page_reader_sees_scripts() -> None:
     assert Scripts.of("<script>steal()</script><img src=x onerror='steal()'>")[1] == "img onerror"
 
 
-def test_formgraders_page_runs_no_students_markdown() -> None:
-    config = Config()
-    autograde.configure(config)
-    config.HTMLExporter.template_name = "formgrade"
-    config.HTMLExporter.extra_template_basedirs = [handlers.template_path]
-    hostile = "# Plot\n\n<script>steal()</script><img src=x onerror='steal()'>"
-    hostile += "\n\n[here](javascript:steal())"
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(hostile)])
-    about = dict.fromkeys(("notebook", "score", "max_score", "late_penalty"), 0)
-    resources = {
-        "nbgrader": about, "index": 0, "total": 1, "assignment_id": "lab90",
-        "notebook_id": "lab90", "submission_id": "s", "base_url": "", "student": "s",
-        "last_name": "", "first_name": "", "notebook_path": "",
-    }  # fmt: skip
-    page, _ = HTMLExporter(config=config).from_notebook_node(made, resources=resources)
-    assert "steal()" in page and "<h1>Plot" in page
-    assert not Scripts.of(page)
-
-
 def test_feedback_is_released_for_everybody(batch: Class, nbgrader: Nbgrader) -> None:
     if not (batch.course / "feedback").exists():
         nbgrader(batch.course, "generate_feedback lab90")
@@ -395,18 +382,60 @@ def test_export_for_canvas_has_penalties(batch: Class, nbgrader: Nbgrader) -> No
     assert (rows["alice"], rows["half"], rows["late"]) == ("100", "70", "0")
 
 
-def test_formgraders_data(batch: Class) -> None:
-    config = Config()
-    config.CourseDirectory.root = str(batch.course)
-    config.CourseDirectory.course_id = "toy"
-    config.Exchange.root = str(batch.exchange)
-    api = NbGraderAPI(config=config)
-    shown = {one["student"]: one for one in api.get_submissions("lab90")}
+@pytest.fixture(scope="module")
+def formgrader(
+    batch: Class, instructor: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], str]]:
+    """Gets a page or data of nbgrader's formgrader, from a server in the course's folder."""
+    runtime = tmp_path_factory.mktemp("runtime")
+    others = ("jupyterlab", "jupyter_lsp", "jupyter_server_terminals", "notebook", "notebook_shim")
+    extensions = {"nbgrader.server_extensions.formgrader": True, **dict.fromkeys(others, False)}
+    command = [
+        sys.executable, "-m", "jupyter", "server", "--allow-root", "--no-browser",
+        "--ServerApp.port=0", "--IdentityProvider.token=",
+        f"--ServerApp.jpserver_extensions={extensions}",
+    ]  # fmt: skip
+    with open(runtime / "log", "wb") as log:
+        server = subprocess.Popen(
+            command, cwd=batch.course, stdout=log, stderr=log,
+            env={**instructor, "JUPYTER_RUNTIME_DIR": str(runtime)},
+        )  # fmt: skip
+    try:
+        last = time.monotonic() + 120
+        while not (found := list(runtime.glob("jpserver-*.json"))):
+            assert server.poll() is None and time.monotonic() < last, (runtime / "log").read_text()
+            time.sleep(0.1)
+        url = json.loads(found[0].read_text())["url"]
+
+        def get(path: str) -> str:
+            with urllib.request.urlopen(f"{url}formgrader/{path}", timeout=60) as answer:
+                return answer.read().decode()
+
+        yield get
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_formgraders_data(batch: Class, formgrader: Callable[[str], str]) -> None:
+    shown = {one["student"]: one for one in json.loads(formgrader("api/submissions/lab90"))}
     assert shown.keys() == batch.students.keys()
     for name, case in batch.students.items():
         assert shown[name]["autograded"] and not shown[name]["needs_manual_grade"]
         assert shown[name]["score"] == case.double + case.count
-    assert len(api.get_notebook_submissions("lab90", "lab90")) == len(batch.students)
+    notebooks = json.loads(formgrader("api/submitted_notebooks/lab90/lab90"))
+    assert len(notebooks) == len(batch.students)
+
+
+def test_formgraders_page_runs_no_students_markdown(
+    batch: Class, formgrader: Callable[[str], str]
+) -> None:
+    notebooks = json.loads(formgrader("api/submitted_notebooks/lab90/lab90"))
+    [script] = [one["id"] for one in notebooks if one["student"] == "script"]
+    page = formgrader(f"submissions/{script}/")
+    assert "steal()" in page and "<h1>Plot</h1>" in page, "a heading, without a link's mark"
+    assert "Double a tensor: 60 of 60 points, 4 of 4 tests passed" in page
+    assert not Scripts.of(page)
 
 
 def test_a_manual_grade_stays(batch: Class, nbgrader: Nbgrader) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 import zipfile
+from datetime import timedelta
 
 import jsonschema
 import msgspec
@@ -28,7 +29,7 @@ from graders.nbgrader.exports import (
     junit,
     read_roster,
 )
-from graders.nbgrader.gradescope import autograder_zip, run
+from graders.nbgrader.gradescope import Metadata, autograder_zip, read_metadata, run
 from graders.nbgrader.scores import Records, Refused, messages, task_scores
 from graders.oracle.grade import ROOT
 from graders.record import Record, TaskResult, TestResult
@@ -270,9 +271,42 @@ def test_gradescope_zip_holds_one_lab_and_its_scripts(tmp_path) -> None:
     assert (tmp_path / "again").read_bytes() == (tmp_path / "zip").read_bytes()
 
 
+# As Gradescope's manual shows it; a student with an extension has dates of their own.
+METADATA = {
+    "id": 123456,
+    "created_at": "2018-08-01T01:30:00.365935-07:00",
+    "assignment": {
+        "due_date": "2018-07-31T23:00:00.000000-07:00", "group_size": 4, "group_submission": True,
+        "id": 25828, "course_id": 1234, "late_due_date": None,
+        "release_date": "2018-07-02T00:00:00.000000-07:00", "title": "Lab 90",
+        "total_points": "20.0",
+    },
+    "submission_method": "upload",
+    "users": [{"email": "ada@example.com", "id": 1, "name": "Ada \x1b[31mLovelace"}],
+    "previous_submissions": [{"submission_time": "2018-07-02T00:00:00-07:00", "score": 0.0}],
+}  # fmt: skip
+# A Python in which only the packages of lab 02's environment can be imported.
+LAB_ALONE = f"""
+import importlib.metadata, pathlib, re, sys
+plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+pins = pathlib.Path({str(ROOT / "constraints" / "lab02.txt")!r}).read_text()
+there = {{plain(line.split("==")[0]) for line in pins.splitlines() if "==" in line}}
+modules = importlib.metadata.packages_distributions().items()
+absent = {{name for name, of in modules if not there & {{plain(one) for one in of}}}}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
 def test_gradescope_zip_grades_as_gradescope_would_run_it(tree, tmp_path) -> None:
-    """Unpacked at another place, with nothing of this tree: a good submission."""
+    """Unpacked at another place, with nothing of this tree and the lab's packages alone."""
     autograder_zip(tree, "lab90", tmp_path / "zip")
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(LAB_ALONE)
     root = tmp_path / "autograder"
     with zipfile.ZipFile(tmp_path / "zip") as archive:
         archive.extractall(root / "source")
@@ -283,12 +317,43 @@ def test_gradescope_zip_grades_as_gradescope_would_run_it(tree, tmp_path) -> Non
     for name, text in GOOD.items():
         (root / "submission" / name).write_text(text)
     environment = {**os.environ, "AUTOGRADER_ROOT": str(root), "AUTOGRADER_PYTHON": sys.executable}
-    environment.pop("PYTHONPATH", None)
+    environment["PYTHONPATH"] = str(site)
+    lacks = [sys.executable, "-c", "import nbformat"]
+    assert subprocess.run(lacks, env=environment, capture_output=True).returncode == 1
+    (root / "submission_metadata.json").write_text(json.dumps(METADATA))
     command = ["bash", str(root / "source" / "run_autograder")]
-    subprocess.run(command, env=environment, check=True, cwd=tmp_path)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     told = json.loads((root / "results" / "results.json").read_text())
     jsonschema.validate(told, RESULTS)
     assert told["score"] == 100 and all(test["status"] == "passed" for test in told["tests"])
+    assert told["output"].splitlines()[1:] == [
+        "handed in by Ada \ufffd[31mLovelace",
+        "handed in 2:30:00 after the due date; no points are taken off here for that",
+    ]
+    assert "Gradescope's assignment has 20 points, this lab 100" in done.stderr
+
+
+def test_gradescope_metadata(tmp_path, capsys) -> None:
+    path = tmp_path / "submission_metadata.json"
+
+    def read(**changes: object) -> Metadata:
+        path.write_text(json.dumps({**METADATA, **changes}))
+        return read_metadata(path)
+
+    assert read().late() == timedelta(hours=2, minutes=30, microseconds=365935)
+    extended = {"name": "Bo", "assignment": {"due_date": "2018-08-02T00:00:00-07:00"}}
+    group = read(users=[*METADATA["users"], extended, {"name": " "}])
+    assert group.students() == ["Ada \ufffd[31mLovelace", "Bo"] and group.late() is None
+    assert read(created_at="2018-08-01T05:59:00+00:00").late() is None, "the same moment as due"
+    assert read(assignment={"due_date": None}).late() is None
+    assert capsys.readouterr().err == ""
+    for odd in ("{", "[]", '{"users": 7}', '{"created_at": "yesterday"}', "\xff"):
+        path.write_text(odd, encoding="latin-1")
+        assert read_metadata(path) == Metadata()
+        assert "not as expected" in capsys.readouterr().err
+    path.unlink()
+    assert read_metadata(path) == Metadata() and capsys.readouterr().err == ""
 
 
 def test_gradescope_tells_a_bad_submission_from_a_broken_course(tmp_path) -> None:
