@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -83,17 +82,31 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _start(command: Sequence[str], top: Path, **more: Any) -> psutil.Popen:
+@contextlib.contextmanager
+def _running(command: Sequence[str], top: Path, **more: Any) -> Iterator[psutil.Popen]:
+    """A Python process that does not outlive the block, its output in ``top``/log."""
     # nbgrader starts `alembic` by name, in whatever environment it is.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     environment = {
         **os.environ, "PATH": path, "INFERLAB_KEY": str(top / "key.json"), "HOME": str(top),
         "IPYTHONDIR": str(top / "ipython"), "JUPYTER_DATA_DIR": str(top / "jupyter"),
     }  # fmt: skip
-    log = (top / "log").open("ab")
-    with log:
+    with (top / "log").open("ab") as log:
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        return psutil.Popen([sys.executable, *command], cwd=ROOT, env=environment, **options | more)
+        process = psutil.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, **options | more
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _run(command: Sequence[str], top: Path) -> None:
+    with _running(command, top) as process:
+        _end(process, top)
 
 
 def _grading(root: Path, theirs: Path, lab: str, out: Path, jobs: int) -> list[str]:
@@ -170,13 +183,15 @@ def _nbgrader(top: Path, name: str, notebooks: int, at_once: int) -> float:
     courses = [top / f"nbgrader-{name}-{number}" for number in range(at_once)]
     for course in courses:
         course.mkdir()
-        _end(_start([*module, "make", str(course), str(notebooks + 1)], top), top)
-    running = []
-    for course in courses:
-        with (course / "out.jsonl").open("wb") as output:
-            running.append(_start([*module, "grade", str(course)], top, stdout=output))
-    for process in running:
-        _end(process, top)
+        _run([*module, "make", str(course), str(notebooks + 1)], top)
+    with contextlib.ExitStack() as stack:
+        running = []
+        for course in courses:
+            output = stack.enter_context((course / "out.jsonl").open("wb"))
+            command = [*module, "grade", str(course)]
+            running.append(stack.enter_context(_running(command, top, stdout=output)))
+        for process in running:
+            _end(process, top)
     rate = 0.0
     for course in courses:
         lines = [json.loads(line) for line in (course / "out.jsonl").read_text().splitlines()]
@@ -192,7 +207,7 @@ def _ours(top: Path, name: str, submissions: int, jobs: int) -> float:
     theirs, out = top / f"class-{name}", top / f"out-{name}"
     trivial.hand_in_to_us(theirs, submissions)
     began = time.perf_counter()
-    _end(_start(_grading(top / "tree", theirs, trivial.LAB, out, jobs), top), top)
+    _run(_grading(top / "tree", theirs, trivial.LAB, out, jobs), top)
     seconds = time.perf_counter() - began
     for number, row in enumerate(_rows(out)):
         right = 100 - 20 * trivial.is_wrong(number)
@@ -215,9 +230,9 @@ def made_up_class(sizes: Sizes, seed: int) -> list[Figure]:
         plans = _class_for(top / "class", sizes.students, seed)
         out = top / "out"
         began = time.perf_counter()
-        process = _start(_grading(ROOT, top / "class", LAB, out, 2), top)
-        everything, lasting = _watch(process)
-        _end(process, top)
+        with _running(_grading(ROOT, top / "class", LAB, out, 2), top) as process:
+            everything, lasting = _watch(process)
+            _end(process, top)
         seconds = time.perf_counter() - began
         rows = {row.student: row for row in _rows(out)}
         done = [line for line in _journal(out) if line["event"] == "done"]
@@ -301,12 +316,12 @@ def killed(sizes: Sizes, seed: int) -> list[Figure]:
         graded = sum(plan.status == "graded" for plan in plans.values())
         enough = sorted(random.Random(seed).sample(range(graded * 9 // 10), sizes.kills))
 
-        def grading(out: str) -> psutil.Popen:
-            return _start(_grading(ROOT, top / "class", LAB, top / out, 2), top)
+        def grading(out: str) -> list[str]:
+            return _grading(ROOT, top / "class", LAB, top / out, 2)
 
-        _end(grading("undisturbed"), top)
-        after = _kill_at_random(lambda: grading("killed"), top / "killed", enough)
-        _end(grading("killed"), top)
+        _run(grading("undisturbed"), top)
+        after = _kill_at_random(lambda: _running(grading("killed"), top), top / "killed", enough)
+        _run(grading("killed"), top)
         wrong = differences(top / "undisturbed", top / "killed")
         twice = graded_again(_journal(top / "killed"))
     what = f"{sizes.killed} submissions, {len(after)} kills"
@@ -325,24 +340,26 @@ def _none(what: str, name: str, found: Sequence[str]) -> Figure:
 
 
 def _kill_at_random(
-    start: Callable[[], psutil.Popen], out: Path, enough: Sequence[int]
+    start: Callable[[], contextlib.AbstractContextManager[psutil.Popen]],
+    out: Path,
+    enough: Sequence[int],
 ) -> list[float]:
     """Start, and kill when so many are graded and a little later; how many there were then."""
     draw = random.Random(len(enough))
     after: list[float] = []
     for wanted in enough:
-        process, began = start(), time.monotonic()
-        while process.poll() is None and time.monotonic() - began < _LIMIT_S:
-            lines = _journal(out)
-            working = any(x["event"] == "start" and x["run"] == process.pid for x in lines)
-            if working and sum(x["event"] == "done" for x in lines) >= wanted:
-                break
-            time.sleep(0.05)
-        time.sleep(draw.uniform(0, 1))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            after.append(sum(x["event"] == "done" for x in _journal(out)))
-        process.wait()
+        with start() as process:
+            began = time.monotonic()
+            while process.poll() is None and time.monotonic() - began < _LIMIT_S:
+                lines = _journal(out)
+                working = any(x["event"] == "start" and x["run"] == process.pid for x in lines)
+                if working and sum(x["event"] == "done" for x in lines) >= wanted:
+                    break
+                time.sleep(0.05)
+            time.sleep(draw.uniform(0, 1))
+            if process.poll() is None:
+                process.kill()  # -9: nothing can be said or tidied up
+                after.append(sum(x["event"] == "done" for x in _journal(out)))
     if len(after) < len(enough):
         raise Unmeasured(f"the run ended before it was killed {len(enough)} times")
     return after

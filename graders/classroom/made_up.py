@@ -21,22 +21,24 @@ from graders.oracle.stage import python_files
 from graders.proofs import load_mutants
 
 KINDS = ("correct", "half done", "mutant", "broken", "hostile", "unreadable")
-WEIGHTS = (35, 30, 12, 10, 10, 3)
+WEIGHTS = (36, 32, 14, 10, 5, 3)
 
 # Appended to a module, and whether the module can then still be used: yes, no, or that depends.
 HOSTILE: dict[str, tuple[str, bool | None]] = {
     "exits": ("import os\nos._exit(0)", False),
     "kills process 1": ("import os, signal\nos.kill(1, signal.SIGKILL)", None),
-    "floods": ("print('x' * 10**8)", False),
-    "forks": ("import os\nwhile True:\n    os.fork()", None),
-    "fills memory": ("hog = [bytearray(2**24) for _ in range(10**6)]", False),
     "leaves a process": (
         "import os, time\nif os.fork() == 0:\n    os.setsid(), time.sleep(600), os._exit(0)",
         True,
     ),
     "patches": ("import builtins\nbuiltins.isinstance = lambda *a: True", None),
+    "floods": ("print('x' * 10**8)", False),
+    "fills memory": ("hog = [bytearray(2**24) for _ in range(10**6)]", False),
+    "forks": ("import os\nwhile True:\n    os.fork()", None),
     "hangs": ("while True:\n    pass", False),
 }
+# These take seconds of the machine in every test that imports them: only where few tests do.
+_COSTLY = ("floods", "fills memory", "forks", "hangs")
 _UNREADABLE = ("an empty folder", "a link", "no archive")
 
 
@@ -86,7 +88,7 @@ class _Lab:
             task: then if self.uses[module] & hit else _FULL for task, module in self.tasks.items()
         }
 
-    def tests_below(self, module: str) -> int:
+    def tasks_below(self, module: str) -> int:
         """How many tasks a module brings down."""
         return sum(module in self.uses[other] for other in self.tasks.values())
 
@@ -153,8 +155,8 @@ def _make(kind: str, hostile: str, files: dict[str, bytes], lab: _Lab, draw: ran
             del files[module]
         return Plan(kind, module, tasks=lab.planned([module], _NONE))
     if kind == "hostile":
-        if hostile == "hangs":  # each test of each task takes its time limit, or a part of it
-            module = min(lab.modules, key=lab.tests_below)
+        if hostile in _COSTLY:
+            module = min(lab.modules, key=lab.tasks_below)
         text, usable = HOSTILE[hostile]
         files[module] += f"\n{text}\n".encode()
         then = {True: _FULL, False: _NONE, None: _ANY}[usable]
