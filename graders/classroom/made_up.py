@@ -125,7 +125,9 @@ def make_class(folder: Path, manifest: Manifest, students: int, seed: int) -> di
             plans[student] = _unreadable(folder / student, manifest, draw.choice(_UNREADABLE))
             continue
         files = dict(lab.solution)
-        name = hostile.pop() if hostile else draw.choice(list(HOSTILE))
+        name = ""
+        if kind == "hostile":
+            name = hostile.pop() if hostile else draw.choice(list(HOSTILE))
         plans[student] = _make(kind, name, files, lab, draw)
         package = folder / student / manifest.package
         package.mkdir(parents=True)
