@@ -169,22 +169,22 @@ def main(
         if unknown := set(parts_of_class) - set(parts):
             raise GradeError(f"--part {min(unknown)}: there are {', '.join(parts)}")
         steps = [(f"class: {name}", parts[name]) for name in parts_of_class or parts]
-    load_before = os.getloadavg()[0]
-    figures, missing = _measure(steps)
-    document = {
-        "schema": SCHEMA,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "quick": quick,
-        "machine": machine(),
-        "load_1min": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
-        "nice": os.nice(0),
-        "versions": versions(),
-        "figures": [_plain(figure) for figure in figures],
-        "not_measured": [asdict(gap) for gap in missing],
-    }
     path = json_file or _default_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(document), encoding="utf-8")
+    load_before = os.getloadavg()[0]
+    for figures, missing in _measure(steps):
+        document = {
+            "schema": SCHEMA,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "quick": quick,
+            "machine": machine(),
+            "load_1min": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
+            "nice": os.nice(0),
+            "versions": versions(),
+            "figures": [_plain(figure) for figure in figures],
+            "not_measured": [asdict(gap) for gap in missing],
+        }
+        path.write_text(to_json(document), encoding="utf-8")
     _console().print(table(figures, missing))
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     print(f"Raw samples written to {shown}")
@@ -208,7 +208,10 @@ def _steps(quick: bool, labs: Sequence[str]) -> list[tuple[str, Step]]:
     return steps
 
 
-def _measure(steps: Sequence[tuple[str, Step]]) -> tuple[list[Figure], list[Missing]]:
+def _measure(
+    steps: Sequence[tuple[str, Step]],
+) -> Iterator[tuple[list[Figure], list[Missing]]]:
+    """All figures so far, after each step: what ends a long run takes none of them along."""
     figures: list[Figure] = []
     missing: list[Missing] = []
     if problem := _sandbox_problem():
@@ -220,7 +223,7 @@ def _measure(steps: Sequence[tuple[str, Step]]) -> tuple[list[Figure], list[Miss
                 figures += step()
             except Unmeasured as error:
                 missing.append(Missing(what, str(error)))
-    return figures, missing
+            yield figures, missing
 
 
 # -- one call, one tensor --------------------------------------------------------------------------
@@ -713,7 +716,7 @@ def _cpu_model() -> str:
 def versions() -> dict[str, str]:
     """Python and the packages that matter for speed."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "numpy", "msgspec", "pytest", "nox"):
+    for name in ("torch", "transformers", "numpy", "msgspec", "pytest", "nox", "nbgrader"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run "
-        "(with --class two minutes: a class of 14, three kills)",
+        "(with --class two minutes: a class of 9, two kills)",
     )
     bench.add_argument(
         "--class", action="store_true", dest="whole_class",

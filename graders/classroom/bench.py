@@ -59,7 +59,7 @@ class Sizes:
     kills: int = 10
 
 
-QUICK = Sizes(notebooks=2, trivial=8, starts=5, students=14, killed=12, kills=3)
+QUICK = Sizes(notebooks=2, trivial=8, starts=5, students=9, killed=7, kills=2)
 
 
 def steps(*, quick: bool, seed: int = 0) -> dict[str, Step]:

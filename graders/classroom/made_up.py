@@ -117,7 +117,8 @@ def make_class(folder: Path, manifest: Manifest, students: int, seed: int) -> di
     kinds = [*KINDS, *["hostile"] * (len(HOSTILE) - 1)][:students]
     kinds += draw.choices(KINDS, WEIGHTS, k=students - len(kinds))
     draw.shuffle(kinds)
-    hostile = draw.sample(list(HOSTILE), len(HOSTILE))
+    cheap = [name for name in HOSTILE if name not in _COSTLY]
+    hostile = [*_COSTLY, *draw.sample(cheap, len(cheap))]  # taken from the end
     plans = {}
     for number, kind in enumerate(kinds):
         student = f"s{number:04d}"
