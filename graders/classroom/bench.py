@@ -267,23 +267,26 @@ def _class_for(folder: Path, students: int, seed: int) -> dict[str, Plan]:
 
 
 def _watch(process: psutil.Popen) -> tuple[list[float], list[float]]:
-    """GiB of all processes (PSS), and of those that last (RSS): the parent, slots, fork servers."""
+    """GiB of all processes (PSS); of the parent and the largest slot with its fork server (RSS).
+
+    These last while submissions come and go. One slot, because at the end, when there is nothing
+    left to grade, the others are gone.
+    """
     everything, lasting = [], []
     began = time.monotonic()
     while process.poll() is None and time.monotonic() - began < _LIMIT_S:
         used, _ = tree_bytes(process)
-        rss = 0
-        # Three generations last; below them are the submissions' processes.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = [process, *process.children()]
-            for one in [*family, *(c for slot in family[1:] for c in slot.children())]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    rss += one.memory_info().rss
-        if used and rss:
-            everything.append(used / 2**30)
-            lasting.append(rss / 2**30)
+        with contextlib.suppress(psutil.NoSuchProcess):  # just ended
+            slots = [_resident([slot, *slot.children()]) for slot in process.children()]
+            if used and slots:
+                everything.append(used / 2**30)
+                lasting.append((_resident([process]) + max(slots)) / 2**30)
         time.sleep(_EACH_S)
     return everything, lasting
+
+
+def _resident(processes: Sequence[psutil.Process]) -> int:
+    return sum(process.memory_info().rss for process in processes)
 
 
 def _memory(everything: list[float], lasting: list[float]) -> list[Figure]:
@@ -297,10 +300,15 @@ def _memory(everything: list[float], lasting: list[float]) -> list[Figure]:
     figures = []
     for name, samples in parts.items():
         figures.append(
-            sampled(f"class.memory.{name}", f"memory of what lasts (RSS), {name}", "GiB", samples)
+            sampled(
+                f"class.memory.{name}",
+                f"memory of parent and one slot (RSS), {name}",
+                "GiB",
+                samples,
+            )
         )
     growth = sampled(
-        "class.memory.growth", "memory of what lasts, end over start", "ratio",
+        "class.memory.growth", "memory of parent and one slot, end over start", "ratio",
         [statistics.median(parts["end"]) / statistics.median(parts["start"])],
         Target("at most", 1.1),
     )  # fmt: skip
