@@ -38,7 +38,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graders.manifest import Manifest, find_lab, lab_directories
-from graders.oracle.grade import ROOT
+from graders.oracle.grade import ROOT, GradeError
 from graders.oracle.proxy import Connection, Student
 from graders.oracle.stage import make_stage
 from graders.oracle.workers import ForkServer, InlineWorker, Worker, spawn_request
@@ -89,7 +89,7 @@ class Figure:
 
     id: str
     what: str
-    unit: str  # "ms", "s", "GB/s", "GiB" or "ratio"
+    unit: str  # "ms", "s", "GB/s", "GiB", "a minute", "ratio", or empty for a count
     value: float
     samples: list[float]
     target: Target | None = None
@@ -149,33 +149,51 @@ class Plan:
 Step = Callable[[], list[Figure]]
 
 
-def main(json_file: Path | None = None, *, quick: bool = False, labs: Sequence[str] = ()) -> int:
-    """Measure, print the table, write the JSON; 0 unless a figure could not be measured."""
-    names = [find_lab(ROOT, lab).name for lab in labs]
-    plan = Plan(quick, tuple(names or [path.name.split("_")[0] for path in lab_directories(ROOT)]))
-    load_before = os.getloadavg()[0]
-    figures, missing = _measure(plan)
-    document = {
-        "schema": SCHEMA,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "quick": quick,
-        "machine": machine(),
-        "load_1min": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
-        "nice": os.nice(0),
-        "versions": versions(),
-        "figures": [_plain(figure) for figure in figures],
-        "not_measured": [asdict(gap) for gap in missing],
-    }
+def main(
+    json_file: Path | None = None,
+    *,
+    quick: bool = False,
+    labs: Sequence[str] = (),
+    parts_of_class: Sequence[str] | None = None,
+) -> int:
+    """Measure, print the table, write the JSON; 0 unless a figure could not be measured.
+
+    ``parts_of_class``: measure the grading of a class instead, these parts of it or all of them.
+    """
+    if parts_of_class is None:
+        steps = _steps(quick, labs)
+    else:
+        from graders.classroom.bench import steps as all_parts
+
+        parts = all_parts(quick=quick)
+        if unknown := set(parts_of_class) - set(parts):
+            raise GradeError(f"--part {min(unknown)}: there are {', '.join(parts)}")
+        steps = [(f"class: {name}", parts[name]) for name in parts_of_class or parts]
     path = json_file or _default_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(document), encoding="utf-8")
+    load_before = os.getloadavg()[0]
+    for figures, missing in _measure(steps):
+        document = {
+            "schema": SCHEMA,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "quick": quick,
+            "machine": machine(),
+            "load_1min": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
+            "nice": os.nice(0),
+            "versions": versions(),
+            "figures": [_plain(figure) for figure in figures],
+            "not_measured": [asdict(gap) for gap in missing],
+        }
+        path.write_text(to_json(document), encoding="utf-8")
     _console().print(table(figures, missing))
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     print(f"Raw samples written to {shown}")
     return 1 if missing else 0
 
 
-def _measure(plan: Plan) -> tuple[list[Figure], list[Missing]]:
+def _steps(quick: bool, labs: Sequence[str]) -> list[tuple[str, Step]]:
+    names = [find_lab(ROOT, lab).name for lab in labs]
+    plan = Plan(quick, tuple(names or [path.name.split("_")[0] for path in lab_directories(ROOT)]))
     steps: list[tuple[str, Step]] = [
         ("fork server", lambda: fork_server(plan)),
         ("calls and tensors", lambda: crossing(plan)),
@@ -187,6 +205,13 @@ def _measure(plan: Plan) -> tuple[list[Figure], list[Missing]]:
     steps.append((f"{first}: result after a save", lambda: after_save(plan, first)))
     if not plan.quick:  # a whole second run is longer than all of a quick bench
         steps.append((f"nox -s {first}", lambda: second_run(plan, first)))
+    return steps
+
+
+def _measure(
+    steps: Sequence[tuple[str, Step]],
+) -> Iterator[tuple[list[Figure], list[Missing]]]:
+    """All figures so far, after each step: what ends a long run takes none of them along."""
     figures: list[Figure] = []
     missing: list[Missing] = []
     if problem := _sandbox_problem():
@@ -198,7 +223,7 @@ def _measure(plan: Plan) -> tuple[list[Figure], list[Missing]]:
                 figures += step()
             except Unmeasured as error:
                 missing.append(Missing(what, str(error)))
-    return figures, missing
+            yield figures, missing
 
 
 # -- one call, one tensor --------------------------------------------------------------------------
@@ -221,7 +246,7 @@ def fork_server(plan: Plan) -> list[Figure]:
             finally:
                 server.close()
         del folder
-    return [_figure("start.fork_server", "fork server: import torch, fork, answer", "s", samples)]
+    return [sampled("start.fork_server", "fork server: import torch, fork, answer", "s", samples)]
 
 
 def crossing(plan: Plan) -> list[Figure]:
@@ -238,7 +263,7 @@ def crossing(plan: Plan) -> list[Figure]:
 
             start("process").close()  # the fork server is ready now
             levels = [level for level in LEVELS if level != "sandbox" or not _sandbox_problem()]
-            figures += _starts(plan, [level for level in levels if level != "none"], start)
+            figures += _starts(plan.rounds, [level for level in levels if level != "none"], start)
             workers = {level: start(level) for level in levels}
             try:
                 students = {level: _student(worker) for level, worker in workers.items()}
@@ -252,9 +277,33 @@ def crossing(plan: Plan) -> list[Figure]:
     return figures
 
 
-def _starts(plan: Plan, levels: list[str], start: Callable[[str], Worker]) -> list[Figure]:
+def sandbox_start(rounds: int) -> list[Figure]:
+    """What the sandbox adds to the start of a worker, the two levels by turns."""
+    if problem := _sandbox_problem():
+        raise Unmeasured(problem)
+    with _probe_stage() as (stage, _):
+        server = ForkServer(ROOT, ("torch",))
+        try:
+
+            def start(level: str) -> Worker:
+                return server.spawn(spawn_request(stage, _PACKAGE, level, "cpu", "", Limits()))
+
+            start("process").close()  # the fork server is ready now
+            figures = _starts(rounds, ["process", "sandbox"], start)
+        finally:
+            server.close()
+    pairs = zip(figures[1].samples, figures[0].samples, strict=True)
+    more = sampled(
+        "start.more", "start of a worker, sandbox over process", "ms", [a - b for a, b in pairs],
+        Target("at most", 50.0), p95=True,
+    )  # fmt: skip
+    more.note = "the samples are the differences of neighbouring starts"
+    return [*figures, more]
+
+
+def _starts(rounds: int, levels: list[str], start: Callable[[str], Worker]) -> list[Figure]:
     samples: dict[str, list[float]] = {level: [] for level in levels}
-    for _ in range(plan.rounds):
+    for _ in range(rounds):
         for level in levels:
             began = time.perf_counter()
             worker = start(level)
@@ -262,7 +311,9 @@ def _starts(plan: Plan, levels: list[str], start: Callable[[str], Worker]) -> li
             samples[level].append((time.perf_counter() - began) * 1e3)
             worker.close()
     return [
-        _figure(f"start.{level}", f"start a worker and get an answer, {level}", "ms", values)
+        sampled(
+            f"start.{level}", f"start a worker and get an answer, {level}", "ms", values, p95=True
+        )
         for level, values in samples.items()
     ]
 
@@ -285,7 +336,7 @@ def _calls(plan: Plan, students: dict[str, Student]) -> list[Figure]:
             target = Target("at most", 0.3) if side in ("process", "sandbox") else None
             label = "plain function" if side == "plain" else side
             figures.append(
-                _figure(f"call.{name}.{side}", f"{what}, {label}", "ms", values, target, p95=True)
+                sampled(f"call.{name}.{side}", f"{what}, {label}", "ms", values, target, p95=True)
             )
     return figures
 
@@ -337,9 +388,9 @@ def _transfers(plan: Plan, student: Student) -> list[Figure]:
             what = {"memcpy": "memcpy", "there": "tensor to the worker", "back": "tensor back"}[
                 side
             ]
-            figure = _figure(f"transfer.{mib}.{side}", f"{mib} MiB: {what}", "GB/s", values, target)
+            figure = sampled(f"transfer.{mib}.{side}", f"{mib} MiB: {what}", "GB/s", values, target)
             if side != "memcpy":
-                figure.extra["of_memcpy"] = _rounded(figure.value / copied)
+                figure.extra["of_memcpy"] = rounded(figure.value / copied)
             figures.append(figure)
     return figures
 
@@ -415,16 +466,16 @@ def wall_time(plan: Plan, lab: str) -> list[Figure]:
         for level, values in samples.items():
             values.append(_run(_grade_command(plan, lab, "solution", "--isolation", level)))
     what = f"{lab}{' (first task)' if plan.quick else ''}"
-    graded = _figure(
+    graded = sampled(
         f"wall.{lab}.process", f"{what}: graded, start to end", "s", samples["process"]
     )
-    plain = _figure(f"wall.{lab}.none", f"{what}: same tests in process", "s", samples["none"])
+    plain = sampled(f"wall.{lab}.none", f"{what}: same tests in process", "s", samples["none"])
     pairs = [a / b for a, b in zip(samples["process"], samples["none"], strict=True)]
-    ratio = _figure(
+    ratio = sampled(
         f"wall.{lab}.ratio", f"{what}: graded over in process", "ratio", pairs,
         Target("at most", 1.5),
     )  # fmt: skip
-    ratio.value = _rounded(
+    ratio.value = rounded(
         statistics.median(samples["process"]) / statistics.median(samples["none"])
     )
     ratio.note = "the ratio of the two medians; the samples are the ratios of neighbouring runs"
@@ -447,7 +498,7 @@ def memory(plan: Plan, lab: str) -> list[Figure]:
     samples, kind = [], "pss"
     try:
         while process.poll() is None:
-            used, kind = _tree_bytes(process)
+            used, kind = tree_bytes(process)
             if used:  # a process that just ended has none
                 samples.append(used / 2**30)
             time.sleep(0.05)
@@ -459,16 +510,16 @@ def memory(plan: Plan, lab: str) -> list[Figure]:
             process.wait()
     if process.returncode != 0:
         raise Unmeasured("the solution did not earn everything while its memory was watched")
-    figure = _figure(
+    figure = sampled(
         f"memory.{lab}", f"{lab}: peak memory of all processes ({kind.upper()})", "GiB", samples,
         Target("at most", 1.5),
     )  # fmt: skip
-    figure.value = _rounded(max(samples))
+    figure.value = rounded(max(samples))
     figure.note = f"the largest sum of {kind.upper()} over the process tree; a sample each 50 ms"
     return [figure]
 
 
-def _tree_bytes(process: psutil.Process) -> tuple[int, str]:
+def tree_bytes(process: psutil.Process) -> tuple[int, str]:
     total, kind = 0, "pss"
     with contextlib.suppress(psutil.NoSuchProcess):
         for one in [process, *process.children(recursive=True)]:
@@ -560,7 +611,7 @@ def after_save(plan: Plan, lab: str) -> list[Figure]:
                 time.sleep(1.0)
         finally:
             stream.close()
-    return [_figure("save.first_result", f"{lab}: result after a save (--watch)", "s", samples)]
+    return [sampled("save.first_result", f"{lab}: result after a save (--watch)", "s", samples)]
 
 
 def second_run(plan: Plan, lab: str) -> list[Figure]:
@@ -581,11 +632,11 @@ def second_run(plan: Plan, lab: str) -> list[Figure]:
         finally:
             stream.close()
     return [
-        _figure(
+        sampled(
             f"nox.{lab}.first", f"second nox -s {lab}: first result", "s", first,
             Target("at most", 6.0),
         ),
-        _figure(
+        sampled(
             f"nox.{lab}.total", f"second nox -s {lab}: whole run", "s", total,
             Target("at most", 30.0),
         ),
@@ -616,11 +667,11 @@ def _python_for_nox(lab: str) -> str:
 # -- figures, table, JSON --------------------------------------------------------------------------
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _figure(
+def sampled(
     id: str,
     what: str,
     unit: str,
@@ -631,10 +682,10 @@ def _figure(
 ) -> Figure:
     """The median of the samples; with ``p95`` the value that 95 % of them do not exceed."""
     figure = Figure(
-        id, what, unit, _rounded(statistics.median(samples)), [_rounded(s) for s in samples], target
+        id, what, unit, rounded(statistics.median(samples)), [rounded(s) for s in samples], target
     )
     if p95:
-        figure.extra["p95"] = _rounded(sorted(samples)[math.ceil(0.95 * len(samples)) - 1])
+        figure.extra["p95"] = rounded(sorted(samples)[math.ceil(0.95 * len(samples)) - 1])
     return figure
 
 
@@ -665,7 +716,7 @@ def _cpu_model() -> str:
 def versions() -> dict[str, str]:
     """Python and the packages that matter for speed."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "numpy", "msgspec", "pytest", "nox"):
+    for name in ("torch", "transformers", "numpy", "msgspec", "pytest", "nox", "nbgrader"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
@@ -687,11 +738,11 @@ def _default_path() -> Path:
 
 
 def show(value: float, unit: str) -> str:
-    """A figure for people: ``0.11 ms``, ``2.4 GB/s``, ``1.16`` for a ratio."""
+    """A figure for people: ``0.11 ms``, ``2.4 GB/s``, ``1.16`` for a ratio or a count."""
     if unit == "ms" and value < 0.001:
         value, unit = value * 1e3, "µs"
     number = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return number if unit == "ratio" else f"{number} {unit}"
+    return number if unit in ("ratio", "") else f"{number} {unit}"
 
 
 def _measured(figure: Figure) -> str:
@@ -706,8 +757,8 @@ def _measured(figure: Figure) -> str:
 def table(figures: Sequence[Figure], missing: Sequence[Missing]) -> Table:
     """What, measured, target, and whether it is met."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    drawn.add_column("what", overflow="fold")
-    drawn.add_column("measured", no_wrap=True)
+    drawn.add_column("what", overflow="fold", min_width=30)
+    drawn.add_column("measured", overflow="fold")
     drawn.add_column("target", no_wrap=True)
     drawn.add_column("", no_wrap=True)
     for figure in figures:

@@ -135,8 +135,19 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--quick",
         action="store_true",
-        help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run",
+        help="about 20 s: fewer calls, no 256 MiB, the first task of one lab, no second nox run "
+        "(with --class two minutes: a class of 9, two kills)",
     )
+    bench.add_argument(
+        "--class", action="store_true", dest="whole_class",
+        help="measure the grading of a class instead, about 40 minutes: submissions a minute "
+        "beside nbgrader's, the sandbox's share of a start, 300 made-up submissions and the memory "
+        "they take, a run that is killed ten times",
+    )  # fmt: skip
+    bench.add_argument(
+        "--part", action="append", default=[], metavar="PART",
+        help="with --class, this part alone: throughput, start, students or kills; may be repeated",
+    )  # fmt: skip
     _add_class_verbs(verbs)
     _add_release_verb(verbs)
     return top
@@ -267,7 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 from graders.bench import main as bench
 
-                return bench(options.json, quick=options.quick, labs=options.labs)
+                parts = options.part if options.whole_class or options.part else None
+                return bench(
+                    options.json, quick=options.quick, labs=options.labs, parts_of_class=parts
+                )
     except _ERRORS as error:
         return _say(error)
     except (RuntimeError, ValueError) as error:

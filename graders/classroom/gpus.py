@@ -29,24 +29,34 @@ def lease(device: str, wanted: str, per_gpu: int) -> Lease:
     if device == "cpu":
         return Lease()
     there = _list()
-    if not there:
-        if device == "cuda":
-            raise ClassError("--device cuda was asked for, but nvidia-smi lists no GPU here")
-        return Lease()
     chosen = list(there) if wanted == "all" else [name.strip() for name in wanted.split(",")]
+    if not there:
+        if device == "cuda" or wanted != "all":
+            option = "--device cuda" if device == "cuda" else f"--gpus {wanted}"
+            raise ClassError(f"{option} was asked for, but nvidia-smi lists no GPU here")
+        return Lease()
     if unknown := [name for name in chosen if name not in there]:
         raise ClassError(f"there is no GPU {unknown[0]!r}; there are {', '.join(there)}")
-    models = sorted({there[name] for name in chosen})
+    models = sorted({there[name].model for name in chosen})
     if len(models) > 1:
         raise ClassError(
             f"these GPUs differ ({', '.join(models)}), and students' points would too: "
             "name those of one kind with --gpus"
         )
-    return Lease(tuple(dict.fromkeys(chosen)), models[0], per_gpu)
+    return Lease(tuple(dict.fromkeys(there[name].uuid for name in chosen)), models[0], per_gpu)
 
 
-def _list() -> dict[str, str]:
-    """Number to model of the GPUs that this process may use."""
+@dataclass(frozen=True)
+class _Gpu:
+    """A GPU as nvidia-smi lists it. CUDA may count in another order: its uuid is unambiguous."""
+
+    index: str
+    uuid: str
+    model: str
+
+
+def _list() -> dict[str, _Gpu]:
+    """The GPUs that this process may use, by the number or uuid that names them here."""
     try:
         said = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"],
@@ -58,11 +68,11 @@ def _list() -> dict[str, str]:
         return {}
     if said.returncode != 0:
         return {}
-    rows = [[part.strip() for part in line.split(",", 2)] for line in said.stdout.splitlines()]
-    by_index = {row[0]: row[2] for row in rows if len(row) == 3}
-    by_uuid = {row[1]: row[2] for row in rows if len(row) == 3}
+    rows = [line.split(",", 2) for line in said.stdout.splitlines()]
+    gpus = [_Gpu(*(part.strip() for part in row)) for row in rows if len(row) == 3]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return by_index
-    names = [name.strip() for name in visible.split(",") if name.strip()]
-    return {name: (by_index | by_uuid)[name] for name in names if name in by_index | by_uuid}
+        return {gpu.index: gpu for gpu in gpus}
+    named = {gpu.index: gpu for gpu in gpus} | {gpu.uuid: gpu for gpu in gpus}
+    names = [name.strip() for name in visible.split(",")]
+    return {name: named[name] for name in names if name in named}

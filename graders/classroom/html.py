@@ -12,19 +12,14 @@ from graders.classroom.summary import BINS, Summary, counts_line, origin_line
 from graders.record import format_points
 from graders.report.terminal import clean
 
-_WIDTH, _HEIGHT, _FLOOR = 640, 200, 170
-
 
 @dataclass(frozen=True)
 class _Column:
-    """One column of a histogram, in pixels; the text under it and above it."""
+    """One column of a histogram; ``height`` is a percentage of the highest."""
 
-    x: float
-    y: float
-    width: float
-    height: float
     label: str
     count: int
+    height: float
 
 
 def render_class(summary: Summary) -> str:
@@ -63,19 +58,9 @@ def render_class(summary: Summary) -> str:
 
 
 def _columns(counts: list[int], labels: list[str]) -> list[_Column]:
-    widest = max(counts, default=0) or 1
-    step = _WIDTH / max(len(counts), 1)
-    return [
-        _Column(
-            x=number * step + 4,
-            y=_FLOOR - (height := 145 * count / widest),
-            width=step - 8,
-            height=height,
-            label=label,
-            count=count,
-        )
-        for number, (count, label) in enumerate(zip(counts, labels, strict=True))
-    ]
+    highest = max(counts, default=0) or 1
+    pairs = zip(labels, counts, strict=True)
+    return [_Column(label, count, 100 * count / highest) for label, count in pairs]
 
 
 def _histogram(summary: Summary) -> list[_Column]:
@@ -87,10 +72,6 @@ def _times(seconds: list[float]) -> list[_Column]:
     """How long submissions took, in bins that double: hangs lie far out."""
     if not seconds:
         return []
-    first = math.floor(math.log2(max(min(seconds), 1e-2)))
-    last = math.floor(math.log2(max(max(seconds), 1e-2)))
-    counts = [0] * (last - first + 1)
-    for value in seconds:
-        counts[math.floor(math.log2(max(value, 1e-2))) - first] += 1
-    labels = [f"{2.0**n:g}–{2.0 ** (n + 1):g} s" for n in range(first, last + 1)]
-    return _columns(counts, labels)
+    powers = [math.floor(math.log2(max(value, 1e-2))) for value in seconds]
+    span = range(min(powers), max(powers) + 1)
+    return _columns([powers.count(n) for n in span], [f"{2.0**n:.3g} s" for n in span])

@@ -164,7 +164,7 @@ class RayPool:
                 configure_logging=False,
                 runtime_env={"env_vars": {"PYTHONPATH": code}},
             )
-        except (ConnectionError, RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # a plain Exception where its processes are not up in 30 s
             raise ClassError(f"no Ray at {address or 'this machine'}: {error}") from None
         resources = ray.cluster_resources()
         there = int(resources.get("CPU", 1))

@@ -289,6 +289,7 @@ def _render(summary: Summary) -> RenderableType:
         rows = [row for row in summary.rows if row.status == status]
         if rows:
             parts += [Text(), Text(title, style="bold red"), _reasons(rows)]
+    parts += [Text()] * bool(summary.notes)
     parts += [Text(note, style="yellow") for note in summary.notes]
     return Group(*parts)
 

@@ -6,9 +6,12 @@ import contextlib
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterable
 
 import msgspec
+
+_KILL_S, _PAUSE_S = 1.0, 0.0005
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -59,19 +62,34 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def kill_all(root: int, main: int) -> None:
-    """SIGKILL ``main`` and all below ``root`` until none is left: a fork bomb outruns one pass."""
+def kill_all(root: int, main: int | None = None) -> None:
+    """SIGKILL everything below ``root`` until nothing is left: a fork bomb outruns one pass.
+
+    A living child ``main`` goes first: a sandbox's process 1 takes everything inside along, at half
+    the cost of stopping and killing them one by one.
+    """
+    if main is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(main, signal.SIGKILL)
+        _await_end(main)
     for _ in range(200):
         victims = descendants(root)
-        for pid in {main, *victims}:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGSTOP)
-        for pid in {main, *victims}:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        reap()
         if not victims:
             return
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in victims:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+        reap()
+        time.sleep(_PAUSE_S)
+
+
+def _await_end(pid: int) -> None:
+    """Wait for a killed child; not for long, should the kernel not let go of it."""
+    deadline = time.monotonic() + _KILL_S
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
 
 
 def reap() -> dict[int, int]:

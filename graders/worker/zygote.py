@@ -158,7 +158,7 @@ def _watch(request: Spawn, main_pid: int, control: socket.socket) -> Ended:
     while True:
         dead = reap()
         if main_pid in dead:
-            kill_all(os.getpid(), main_pid)
+            kill_all(os.getpid())
             return Ended(os.waitstatus_to_exitcode(dead[main_pid]), reason, peak)
         hung_up, _, _ = select.select([control], [], [], _TICK_S)
         if hung_up:

@@ -19,7 +19,7 @@ from graders.classroom.discover import ClassError
 from graders.classroom.pool import LocalPool, Slot, SlotFailed, share
 from graders.classroom.run import Settings, grade_class
 from graders.classroom.slot import Job, Setup
-from graders.classroom.store import Store
+from graders.classroom.store import Store, write_atomically
 from graders.manifest import find_lab
 from graders.oracle.grade import ROOT
 from graders.oracle.stage import digest, python_files
@@ -338,6 +338,43 @@ def test_killed_at_random_it_goes_on_and_ends_the_same(root: Path, tmp_path: Pat
     assert sum(starts(out).values()) <= 12 + 2 * len(kills)
     for student in expected:
         record(out, student)
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from graders.classroom.store import write_atomically
+for number in range(10**6):
+    write_atomically(Path(sys.argv[1]), bytes([number % 2]) * 2**23)
+    print(number, flush=True)
+"""
+
+
+def test_a_file_is_whole_whenever_its_writer_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, draw = tmp_path / "grades.csv", random.Random(1)
+    for _ in range(4):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITES, str(path)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(draw.uniform(0, 0.1))
+        writer.kill()
+        writer.wait()
+        data = path.read_bytes()
+        assert len(data) == 2**23 and len(set(data)) == 1
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    for left in tmp_path.glob(".*"):
+        left.unlink()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"half")
+    assert path.read_bytes() == data and os.listdir(tmp_path) == [path.name]
 
 
 # -- the pool --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import msgspec
@@ -54,6 +55,20 @@ def test_a_class_on_a_ray_of_this_machine(root: Path, tmp_path: Path) -> None:
 def test_without_ray_it_says_so(root: Path, tmp_path: Path) -> None:
     chosen = Settings(tmp_path / "class", "lab90", tmp_path / "out", executor="ray")
     with pytest.raises(ClassError, match="needs Ray, which is not installed here"):
+        grade_class(chosen, root)
+
+
+def test_a_ray_that_does_not_start_is_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray raises plain Exceptions, such as this one on a machine that is too busy."""
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    chosen = Settings(tmp_path / "class", "lab90", tmp_path / "out", executor="ray")
+    with pytest.raises(ClassError, match="no Ray at this machine: The current node timed out"):
         grade_class(chosen, root)
 
 
