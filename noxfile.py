@@ -82,28 +82,27 @@ GROUPS: dict[str, list[str]] = {
 _Body = Callable[[nox.Session], None]
 
 
-def _recipe(group: str) -> str:
-    """Hash of what an environment is made of: the group's requirements and its constraints."""
-    constraints = ROOT / "constraints" / f"{group}.txt"
-    text = "\n".join(GROUPS[group])
-    if constraints.exists():
-        text += "\n" + constraints.read_text(encoding="utf-8")
+def _recipe(*groups: str) -> str:
+    """Hash of what an environment is made of: the groups' requirements and their constraints."""
+    text = "\n".join(pin for group in groups for pin in GROUPS[group])
+    for path in _constraints(*groups)[1::2]:
+        text += "\n" + Path(path).read_text(encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _install(session: nox.Session, group: str) -> None:
-    """Install `group` unless the environment's stamp says that it is already there."""
+def _install(session: nox.Session, *groups: str) -> None:
+    """Install the groups unless the environment's stamp says that they are already there."""
     stamp = Path(session.virtualenv.location) / "inferlab-stamp"
-    recipe = _recipe(group)
+    recipe = _recipe(*groups)
     if stamp.exists() and stamp.read_text() == recipe:
         return
-    session.install(*GROUPS[group], *_constraints(group))
+    session.install(*(pin for group in groups for pin in GROUPS[group]), *_constraints(*groups))
     stamp.write_text(recipe)
 
 
-def _constraints(group: str) -> list[str]:
-    path = ROOT / "constraints" / f"{group}.txt"
-    return ["-c", str(path)] if path.exists() else []
+def _constraints(*groups: str) -> list[str]:
+    paths = [ROOT / "constraints" / f"{group}.txt" for group in groups]
+    return [word for path in paths if path.exists() for word in ("-c", str(path))]
 
 
 # Groups that cannot live with others, and the packages that a source build of theirs imports.
@@ -175,6 +174,17 @@ for _path in _LABS:
     except tomllib.TOMLDecodeError:
         _title = "its lab.toml is not valid TOML"  # the grader explains; other labs still run
     _define_lab(int(_path.parent.name[3:5]), _title.rstrip("."))
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """Open a lab's notebook in Jupyter: lab01 (further words go to Jupyter: --no-browser)."""
+    name, *more = session.posargs or ["lab01"]
+    labs = {path.parent.name[:5]: path.parent for path in _LABS}
+    if name not in labs:
+        session.error(f"there is no {name}: name one of {', '.join(labs)}")
+    _install(session, name, "notebook")
+    session.run("jupyter", "notebook", str(labs[name] / f"{name}.ipynb"), *more)
 
 
 def _course_session(name: str, group: str = "tests") -> Callable[[_Body], _Body]:

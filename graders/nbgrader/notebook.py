@@ -30,7 +30,7 @@ CHECK_ID = "inferlab-check"  # a hyphen: no task is called that
 
 _SECTION = re.compile(r"## ((?:\d+(?:, | and )?)+)\.")
 # The lab's own notebook stands in a tree with a noxfile; an assignment has a list of packages.
-_KERNEL = re.compile(r"^Kernel: .*\bnox\b.*$", re.MULTILINE)
+_KERNEL = re.compile(r"^.*noxfile\.py -s notebook\b.*$", re.MULTILINE)
 _PACKAGES = "Kernel: any Python with the packages of `requirements.txt`, and `ipykernel`."
 _GRADES = re.compile(r'"graders",\s*"grade"')
 

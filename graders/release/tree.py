@@ -251,9 +251,10 @@ def student_files(source: Source, labs: Sequence[Manifest]) -> Tree:
 
 
 def released_groups(files: Tree, labs: Sequence[Manifest]) -> list[str]:
-    """The dependency groups of these labs, those that they include, and the grader's own."""
+    """The dependency groups of these labs, those that they include, the grader's and Jupyter's."""
     groups = _pyproject(files)["dependency-groups"]
     todo, found = ["grader", *(lab.name for lab in labs)], []
+    todo += [group for group in ("notebook",) if group in groups]
     while todo:
         name = todo.pop(0)
         if name in found:

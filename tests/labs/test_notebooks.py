@@ -78,6 +78,13 @@ def test_committed_clean(path) -> None:
 
 
 @each_notebook
+def test_says_how_to_open_it(path) -> None:
+    first = nbformat.read(path, as_version=4).cells[0].source
+    command = f"python3 noxfile.py -s notebook -- {path.parent.name[:5]}"
+    assert f"`{command}` opens it with all it needs." in first
+
+
+@each_notebook
 def test_no_line_of_the_solution(path) -> None:
     told = {
         line.strip()
