@@ -21,7 +21,7 @@ from graders.record import Record, from_json, to_json
 from graders.worker.limits import Limits, descendants
 
 from .attack import Attack
-from .canaries import Canaries, DiskWatch, end, left_alive
+from .canaries import Canaries, DiskWatch, end, family
 from .course import LAB, Course
 
 # A record holds 64 KiB of a test's output, which JSON may have to write sixfold.
@@ -96,7 +96,7 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         for slot in self._slots:
             slot.kill()
-        end(left_alive({}))
+        end(family(os.getpid()))
         os.environ.pop("INFERLAB_CANARY", None)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -139,7 +139,7 @@ class Judge:
         try:
             record, _ = self._grade(slot, self.course.hand_in(folder, None, {}))
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder.parent, ignore_errors=True)
         return {
             task.id: (task.earned, [(t.id, t.outcome, t.stdout, t.message) for t in task.tests])
             for task in record.tasks
@@ -174,7 +174,7 @@ class Judge:
             verdict.findings += [Finding(*f) for f in canaries.reached() + disk.reached()]
         finally:
             canaries.close()
-            self._end_strays()
+            end(self._strays())
             shutil.rmtree(folder.parent, ignore_errors=True)
         return verdict
 
@@ -203,22 +203,22 @@ class Judge:
             self._drop()
 
     def _strays(self) -> list[int]:
-        """What lives below here and is nobody's: not a slot's, not being graded just now."""
-        with self._lock:
-            graded = {pid for slot in self._slots for pid in descendants(slot.pid)}
-            own = set(descendants(self._local.slot.pid)) if self._local.slot else set()
-            known = self._mine | (graded - own)
-        return left_alive(dict.fromkeys(known, ""))
+        """What lives on below this thread's slot, or below no slot at all, and is nobody's."""
+        slot = self._local.slot
+        deadline, found = time.monotonic() + 2.0, None
+        while True:
+            with self._lock:  # nobody starts a slot meanwhile
+                others = [s.pid for s in self._slots if s is not slot]
+                seen = set(family(os.getpid(), leaving_out=others)) - self._mine
+            # A process whose supervisor just left is nobody's for a moment: look more than once.
+            found = seen if found is None else found & seen
+            if not found or time.monotonic() > deadline:
+                return sorted(found)
+            time.sleep(0.05)
 
     def _look_at_processes(self, verdict: Verdict) -> None:
-        deadline = time.monotonic() + 1.0  # a supervisor takes a moment to leave
-        while (strays := self._strays()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if strays:
+        if strays := self._strays():
             verdict.findings.append(Finding("outlived", f"{len(strays)} processes live on"))
-
-    def _end_strays(self) -> None:
-        end(self._strays())
 
 
 def look_at_record(record: Record, attack: Attack, token: str) -> list[Finding]:

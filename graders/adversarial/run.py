@@ -40,10 +40,9 @@ def main(
     missing = require(isolation, without)
     started = time.monotonic()
     declared = [a for a in attacks if isolation in a.levels]
+    on_verdict = None if as_json else _progress
     with Judge(isolation) as judge:
-        verdicts = list(
-            judge_all(judge, declared, jobs, _progress if sys.stderr.isatty() else None)
-        )
+        verdicts = list(judge_all(judge, declared, jobs, on_verdict))
     verdicts.sort(key=lambda verdict: verdict.attack.id)
     open_ones = [a for a in attacks if isolation not in a.levels]
     if as_json:
@@ -88,7 +87,9 @@ def judge_all(
 
 def _progress(verdict: Verdict) -> None:
     word = "stopped" if verdict.stopped else "GOT THROUGH"
-    print(f"{verdict.attack.id}: {word} ({verdict.seconds:.1f} s)", file=sys.stderr)
+    print(f"{verdict.attack.id}: {word} ({verdict.seconds:.1f} s)", file=sys.stderr, flush=True)
+    for finding in verdict.findings:
+        print(f"    {finding.kind}: {finding.text}", file=sys.stderr, flush=True)
 
 
 def to_json(
