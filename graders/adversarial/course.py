@@ -13,7 +13,7 @@ from .attack import Attack
 LAB = "lab93"
 PACKAGE = "lab93_target"
 POINTS = {"double": 40.0, "stream": 20.0, "speed": 20.0, "honest": 20.0}
-TIME_LIMIT_S = {"double": 2, "stream": 4, "speed": 20, "honest": 20}
+TIME_LIMIT_S = {"double": 3, "stream": 4, "speed": 20, "honest": 20}
 
 PUBLIC = '''
 import pytest

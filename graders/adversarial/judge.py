@@ -25,7 +25,7 @@ from .canaries import Canaries, DiskWatch, end, family
 from .course import LAB, Course
 
 # A record holds 64 KiB of a test's output, which JSON may have to write sixfold.
-MAX_RECORD_BYTES = 1 * 2**20
+MAX_RECORD_BYTES = 2**19  # for each test
 MAX_ORACLE_BYTES = 3 * 2**30
 MAX_SECONDS = 60.0
 # Small, so that whoever wants more than its share meets the limit soon.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,19 +16,22 @@ from graders.wire import messages
 from graders.wire.codec import HandleRef, Packer, Unpacker, WireError
 
 
+# What one test may receive in messages (large tensors come beside them), and what it may keep of a
+# text. Honest answers stay far below; the worker's own code cuts its texts shorter.
+_MAX_RECEIVED_BYTES = 2**30
+_MAX_TEXT, _MAX_NAMES = 10_000, 100
+
+
 class StudentError(Exception):
     """The submission raised an exception; ``types`` are its class names by MRO."""
 
     def __init__(self, error: messages.Error) -> None:
-        super().__init__(error.message)
-        self.types, self.message, self.student_traceback = (
-            error.types,
-            error.message,
-            error.traceback,
-        )
-        self.phase = error.phase
+        self.types = [name[:200] for name in error.types[:_MAX_NAMES]]
+        self.message, self.phase = error.message[:_MAX_TEXT], error.phase[:200]
+        self.student_traceback = error.traceback[-_MAX_TEXT:]
+        super().__init__(self.message)
         if error.traceback:  # a plain pytest prints notes
-            self.add_note("your traceback:\n" + error.traceback.rstrip())
+            self.add_note("your traceback:\n" + self.student_traceback.rstrip())
 
     __module__ = "builtins"  # tracebacks leave "builtins." out: a student need not know the grader
 
@@ -48,6 +52,7 @@ class Connection:
         self._worker = worker
         self.may_mutate = False
         self._dead_handles: list[int] = []
+        self._received = 0
 
     def ask(self, request: messages.Request, packer: Packer | None = None) -> Any:
         """The value of the reply; raises StudentError, BadAnswer, StopIteration or WorkerLost."""
@@ -61,7 +66,15 @@ class Connection:
         finally:
             if packer:
                 packer.close()
+        started = time.monotonic()
         try:
+            self._received += len(payload)
+            if self._received > _MAX_RECEIVED_BYTES:
+                worker.close()
+                raise WorkerLost(
+                    f"the submission's process sent more than {_MAX_RECEIVED_BYTES >> 20} MiB of "
+                    "answers in one test and was stopped"
+                )
             reply = _decode(payload)
             if isinstance(reply, messages.Error):
                 raise StudentError(reply)
@@ -73,10 +86,12 @@ class Connection:
         finally:
             for fd in fds:
                 os.close(fd)
+            # An answer that takes long to read is slow like one that comes late.
+            worker.budget_s -= time.monotonic() - started
         if reply.mutated and not self.may_mutate:
             raise BadAnswer(
                 "the function changed its input in place: "
-                + "; ".join(str(m) for m in reply.mutated[:3])
+                + "; ".join(name[:200] for name in reply.mutated[:3])
             )
         return value
 
