@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -75,20 +76,20 @@ class Judge:
     be the one it had before any attack.
     """
 
-    def __init__(self, level: str, *, trusting: bool = False, root: Path | None = None) -> None:
+    def __init__(self, level: str, *, trusting: bool = False) -> None:
         self.level = level
-        self._folder = Path(tempfile.mkdtemp(prefix="inferlab-attacks-", dir=root))
+        self._folder = Path(tempfile.mkdtemp(prefix="inferlab-attacks-"))
         (self._folder / "course").mkdir()
         self._folder.chmod(0o755)
         self.course = Course(self._folder / "course", trusting=trusting)
         self._lock = threading.Lock()
-        self._mine: set[int] = set()  # processes that belong here
+        self._mine = set(family(os.getpid()))  # processes that belong here
         self._local = threading.local()
         self._slots: list[Slot] = []
         self._count = 0
         os.environ["INFERLAB_CANARY"] = self.course.token  # in the oracle's environment
         # What escapes its supervisor becomes a child of this process, and is seen.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _adopt_orphans(True)
 
     def __enter__(self) -> Judge:
         return self
@@ -96,7 +97,8 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         for slot in self._slots:
             slot.kill()
-        end(family(os.getpid()))
+        end([pid for pid in family(os.getpid()) if pid not in self._mine])
+        _adopt_orphans(False)
         os.environ.pop("INFERLAB_CANARY", None)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -171,6 +173,8 @@ class Judge:
             self._look_at_processes(verdict)
             if self._local.slot is not None:
                 self._look_at_neighbour(verdict, slot)
+            if self._local.slot is not None and self.level == "none":
+                self._drop()  # what the attack patched there stays patched
             verdict.findings += [Finding(*f) for f in canaries.reached() + disk.reached()]
         finally:
             canaries.close()
@@ -219,6 +223,11 @@ class Judge:
     def _look_at_processes(self, verdict: Verdict) -> None:
         if strays := self._strays():
             verdict.findings.append(Finding("outlived", f"{len(strays)} processes live on"))
+
+
+def _adopt_orphans(yes: bool) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def look_at_record(record: Record, attack: Attack, token: str) -> list[Finding]:

@@ -48,6 +48,7 @@ def loot(data: bytes | str, where: object = "") -> None:
         data = data.encode("utf-8", "surrogateescape")
     for hit in sorted(set(re.findall(rb"canary-[0-9a-f]{24}", data))):
         say(f"LOOT {where}: {hit.decode()}")
+        mark("found a secret")
 
 
 def steal(path: object) -> None:

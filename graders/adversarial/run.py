@@ -110,6 +110,17 @@ def to_json(
     return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
 
 
+def markdown(chosen: Sequence[Family]) -> str:
+    """The table of content/threat_model.md, so that it says what the suite does."""
+    lines = ["| # | family | attacks | answer |", "|---|---|---|---|"]
+    for family in chosen:
+        at_process = sum("process" in attack.levels for attack in family.attacks)
+        title = family.title.rstrip(".")
+        count = f"{len(family.attacks)} ({at_process})"
+        lines.append(f"| {family.number} | {title} | {count} | {family.answer} |")
+    return "\n".join(lines) + "\n"
+
+
 def _list(chosen: Sequence[Family]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("attack", "stopped by", "what it tries"):

@@ -15,7 +15,6 @@ from graders.oracle.workers import Worker, WorkerLost
 from graders.wire import messages
 from graders.wire.codec import HandleRef, Packer, Unpacker, WireError
 
-
 # What one test may receive in messages (large tensors come beside them), and what it may keep of a
 # text. Honest answers stay far below; the worker's own code cuts its texts shorter.
 _MAX_RECEIVED_BYTES = 2**30

@@ -175,14 +175,17 @@ def test_memory_files_of_the_wrong_size_or_unsealed_are_refused(
 
 def test_booleans_are_made_zero_or_one() -> None:
     """Bytes such as 255 in a bool are undefined behaviour: numpy would count them as 255."""
-    for tree in (["A", "|b1", [3], b"\xff\x02\x00"], ["T", "bool", [3], "cpu", "", b"\xff\x02\x00"]):
+    for tree in (
+        ["A", "|b1", [3], b"\xff\x02\x00"],
+        ["T", "bool", [3], "cpu", "", b"\xff\x02\x00"],
+    ):
         value = read(encode(["Ok", tree, []])).value
         assert int(value.sum()) == 2
         check_plain(value)
 
 
 def colliding_tuples(count: int) -> list[tuple[int, int]]:
-    """Pairs of ints whose hashes are all the same (Objects/tupleobject.c, solved for the second)."""
+    """Pairs of ints that all hash alike (Objects/tupleobject.c, solved for the second)."""
     p1, p2, p5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
     mask, keys, a = 2**64 - 1, [], 0
     inverse1, inverse2 = pow(p1, -1, 2**64), pow(p2, -1, 2**64)
@@ -210,7 +213,9 @@ def hostile_dictionaries() -> Iterator[tuple[str, bytes]]:
     yield "integers", encode(["Ok", tree, []])
 
 
-@pytest.mark.parametrize("name,payload", [pytest.param(n, p, id=n) for n, p in hostile_dictionaries()])
+@pytest.mark.parametrize(
+    "name,payload", [pytest.param(n, p, id=n) for n, p in hostile_dictionaries()]
+)
 def test_keys_that_hash_alike_are_refused(name: str, payload: bytes) -> None:
     """Without the refusal these take minutes: quadratic in a C function that nothing interrupts."""
     with pytest.raises(REFUSALS):
@@ -264,7 +269,9 @@ def talk(data: bytes) -> tuple[bytes, list[int]]:
 
 
 @settings(EXAMPLES, max_examples=150)
-@given(st.binary(max_size=300), st.integers(0, 2**32 - 1) | st.integers(0, 300), st.integers(0, 255))
+@given(
+    st.binary(max_size=300), st.integers(0, 2**32 - 1) | st.integers(0, 300), st.integers(0, 255)
+)
 def test_any_frame_is_a_payload_or_refused(data: bytes, length: int, count: int) -> None:
     try:
         payload, fds = talk(struct.pack("!IB", length, count) + data)

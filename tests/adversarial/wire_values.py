@@ -1,4 +1,4 @@
-"""What is sent through the decoder by the fuzzers: one reading of bytes, and what may come of it."""
+"""What the fuzzers share: one reading of bytes, and what may come of it."""
 
 from __future__ import annotations
 

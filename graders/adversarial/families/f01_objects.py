@@ -26,11 +26,15 @@ class Liar(torch.Tensor):
 
 ATTACKS = [
     Attack(
-        "always_equal", "an object whose every comparison is true", before=YES, answer="Yes()",
+        "always_equal",
+        "an object whose every comparison is true",
+        before=YES,
+        answer="Yes()",
         bites=("trusting", "points"),
     ),
     Attack(
-        "array_interface", "an object that numpy takes for any array",
+        "array_interface",
+        "an object that numpy takes for any array",
         before="""
         import numpy
         class Anything:
@@ -41,19 +45,27 @@ ATTACKS = [
         answer="Anything()",
     ),
     Attack(
-        "subclass", "a tensor subclass that answers for torch's functions",
-        before=SUBCLASS, answer="torch.zeros_like(x).as_subclass(Liar)",
+        "subclass",
+        "a tensor subclass that answers for torch's functions",
+        before=SUBCLASS,
+        answer="torch.zeros_like(x).as_subclass(Liar)",
     ),
     Attack(
-        "right_subclass", "a subclass that holds the right numbers and could do more",
-        before=SUBCLASS, answer="(x * 2).as_subclass(Liar)",
+        "right_subclass",
+        "a subclass that holds the right numbers and could do more",
+        before=SUBCLASS,
+        answer="(x * 2).as_subclass(Liar)",
     ),
     Attack(
-        "stream_of_yes", "an endless stream of objects that are equal to everything",
-        before=YES, task="stream", answer="iter(lambda: Yes(), None)",
+        "stream_of_yes",
+        "an endless stream of objects that are equal to everything",
+        before=YES,
+        task="stream",
+        answer="iter(lambda: Yes(), None)",
     ),
     Attack(
-        "patched_equality", "torch and builtins patched so that all is equal",
+        "patched_equality",
+        "torch and builtins patched so that all is equal",
         before="""
         import builtins, math
         yes = lambda *a, **k: True
@@ -62,4 +74,4 @@ ATTACKS = [
         builtins.all = builtins.any = math.isclose = math.isfinite = yes
         """,
     ),
-]  # fmt: skip
+]

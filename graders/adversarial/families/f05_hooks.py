@@ -6,51 +6,100 @@ are taken, and the worker imports them in a process that runs no test.
 
 from ..attack import Attack
 
-PASS = "\nimport pytest\n@pytest.hookimpl(wrapper=True)\ndef pytest_runtest_makereport(item, call):\n"
+PASS = (
+    "\nimport pytest\n@pytest.hookimpl(wrapper=True)\ndef pytest_runtest_makereport(item, call):\n"
+)
 PASS += "    report = yield\n    report.outcome = 'passed'\n    return report\n"
 GETS_ALL = ("none", "points")
 
 ATTACKS = [
-    Attack("conftest", "brings a conftest.py that turns every report into a pass",
-           files={"conftest.py": PASS, "tests/conftest.py": PASS}),
-    Attack("plugin_entry", "brings pytest.ini, setup.cfg and pyproject.toml that load a plugin",
-           files={"pytest.ini": "[pytest]\naddopts = -p evil\n", "evil.py": PASS,
-                  "setup.cfg": "[tool:pytest]\naddopts = --co -q\n",
-                  "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '-p evil'\n"}),
-    Attack("sitecustomize", "brings sitecustomize.py, usercustomize.py and a .pth",
-           files={"sitecustomize.py": "raise SystemExit(0)\n", "evil.pth": "import os; os._exit(0)\n",
-                  "usercustomize.py": "import os\nos._exit(0)\n"}),
-    Attack("late_pth", "writes a .pth and a usercustomize.py where the next Python would look",
-           "import site\n"
-           "for folder in [*site.getsitepackages(), site.getusersitepackages(), os.getcwd(), '/tmp']:\n"
-           "    with contextlib.suppress(OSError):\n"
-           "        os.makedirs(folder, exist_ok=True)\n"
-           "        path = Path(folder, 'inferlab-attack-is-harmless.pth')\n"
-           "        path.write_text('# would be code')\n"
-           "        path.unlink()\n"
-           "        if folder.endswith('site-packages') and '/local/' not in folder + T['course']:\n"
-           "            mark(folder)", levels=("sandbox",)),
-    Attack("patched_reports", "patches pytest's reports, as if it ran here",
-           before="import _pytest.reports, _pytest.runner, pytest\n"
-           "made = _pytest.reports.TestReport.from_item_and_call.__func__\n"
-           "def passes(cls, item, call):\n    call.excinfo = None\n    return made(cls, item, call)\n"
-           "_pytest.reports.TestReport.from_item_and_call = classmethod(passes)",
-           bites=GETS_ALL),
-    Attack("patched_check", "patches the grader's own comparisons",
-           before="import gc\n"
-           "for thing in gc.get_objects():\n"
-           "    if isinstance(thing, type) and thing.__name__ in ('Check', 'CheckFailed'):\n"
-           "        for name in ('close', 'equal', 'true', 'tensor'):\n"
-           "            if hasattr(thing, name): setattr(thing, name, lambda *a, **k: None)",
-           bites=GETS_ALL),
-    Attack("assert_rewriting", "installs an import hook and removes asserts from what comes later",
-           before="import ast, builtins\n"
-           "class Hook:\n"
-           "    def find_spec(self, name, path=None, target=None):\n        return None\n"
-           "sys.meta_path.insert(0, Hook())\n"
-           "real = builtins.compile\n"
-           "builtins.compile = lambda *a, **k: real('pass', '<none>', 'exec')"),
-    Attack("test_public", "hands in a test_public.py and an expected.json of its own",
-           files={"test_public.py": "def test_nothing(): pass\n", "expected.json": '{"schema": 1}',
-                  "lab.toml": "number = 1\n", "plots.py": "raise SystemExit\n"}),
-]  # fmt: skip
+    Attack(
+        "conftest",
+        "brings a conftest.py that turns every report into a pass",
+        files={"conftest.py": PASS, "tests/conftest.py": PASS},
+    ),
+    Attack(
+        "plugin_entry",
+        "brings pytest.ini, setup.cfg and pyproject.toml that load a plugin",
+        files={
+            "pytest.ini": "[pytest]\naddopts = -p evil\n",
+            "evil.py": PASS,
+            "setup.cfg": "[tool:pytest]\naddopts = --co -q\n",
+            "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '-p evil'\n",
+        },
+    ),
+    Attack(
+        "sitecustomize",
+        "brings sitecustomize.py, usercustomize.py and a .pth",
+        files={
+            "sitecustomize.py": "raise SystemExit(0)\n",
+            "evil.pth": "import os; os._exit(0)\n",
+            "usercustomize.py": "import os\nos._exit(0)\n",
+        },
+    ),
+    Attack(
+        "late_pth",
+        "writes a .pth and a usercustomize.py where the next Python would look",
+        """
+            import site
+            places = [*site.getsitepackages(), site.getusersitepackages(), os.getcwd(), '/tmp']
+            for folder in places:
+                with contextlib.suppress(OSError):
+                    os.makedirs(folder, exist_ok=True)
+                    path = Path(folder, 'inferlab-attack-is-harmless.pth')
+                    path.write_text('# would be code')
+                    path.unlink()
+                    if folder.endswith('site-packages') and '/local/' not in folder + T['course']:
+                        mark(folder)
+        """,
+        levels=("sandbox",),
+    ),
+    Attack(
+        "patched_reports",
+        "patches pytest's reports, as if it ran here",
+        before="""
+            import _pytest.reports, _pytest.runner, pytest
+            made = _pytest.reports.TestReport.from_item_and_call.__func__
+            def passes(cls, item, call):
+                call.excinfo = None
+                return made(cls, item, call)
+            _pytest.reports.TestReport.from_item_and_call = classmethod(passes)
+        """,
+        bites=GETS_ALL,
+    ),
+    Attack(
+        "patched_check",
+        "patches the grader's own comparisons",
+        before="""
+            import gc
+            for thing in gc.get_objects():
+                if isinstance(thing, type) and thing.__name__ in ('Check', 'CheckFailed'):
+                    for name in ('close', 'equal', 'true', 'tensor'):
+                        if hasattr(thing, name): setattr(thing, name, lambda *a, **k: None)
+        """,
+        bites=GETS_ALL,
+    ),
+    Attack(
+        "assert_rewriting",
+        "installs an import hook and removes asserts from what comes later",
+        before="""
+            import ast, builtins
+            class Hook:
+                def find_spec(self, name, path=None, target=None):
+                    return None
+            sys.meta_path.insert(0, Hook())
+            real = builtins.compile
+            builtins.compile = lambda *a, **k: real('pass', '<none>', 'exec')
+        """,
+    ),
+    Attack(
+        "test_public",
+        "hands in a test_public.py and an expected.json of its own",
+        files={
+            "test_public.py": "def test_nothing(): pass\n",
+            "expected.json": '{"schema": 1}',
+            "lab.toml": "number = 1\n",
+            "plots.py": "raise SystemExit\n",
+        },
+    ),
+]

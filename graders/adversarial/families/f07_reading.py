@@ -32,67 +32,139 @@ def _special(folder: Path) -> None:
 
 
 ATTACKS = [
-    Attack("hidden_tests", "reads the hidden tests and the list of expected ones",
-           "steal(T['course'] + '/graders')", levels=SANDBOX, bites=SECRET),
-    Attack("solutions", "reads the solutions", "steal(T['course'] + '/solutions')",
-           levels=SANDBOX, bites=SECRET),
-    Attack("gradebook", "reads the gradebook and the signing key",
-           "steal(T['course'] + '/instructor')", levels=SANDBOX, bites=SECRET),
-    Attack("others", "reads other submissions", "steal(T['course'] + '/submissions')",
-           levels=SANDBOX, bites=SECRET),
-    Attack("dot_dot", "climbs up from where it stands",
-           "for depth in range(1, 9): steal('../' * depth + T['course'].lstrip('/'))",
-           levels=SANDBOX, bites=SECRET),
-    Attack("proc_environ", "reads the environment of every process",
-           "for pid in processes(): steal(f'/proc/{pid}/environ')", levels=SANDBOX, bites=SECRET),
-    Attack("proc_root", "goes through the root, cwd and descriptors of every process",
-           "for pid in [T['oracle'], *processes()]:\n"
-           "    for way in ('root', 'cwd'):\n"
-           "        steal(f'/proc/{pid}/{way}{T[\"course\"]}/instructor')\n"
-           "    steal(f'/proc/{pid}/fd')", levels=SANDBOX, bites=SECRET),
-    Attack("proc_mem", "reads the memory of the oracle and its parents by /proc/<pid>/mem",
-           "for pid in [T['bystander'], T['oracle'], *processes()][:20]:\n"
-           "    with contextlib.suppress(OSError, ValueError):\n"
-           "        with open(f'/proc/{pid}/mem', 'rb', 0) as memory:\n"
-           "            for line in open(f'/proc/{pid}/maps'):\n"
-           "                if ' rw-p ' in line and 'stack' in line:\n"
-           "                    low, high = (int(n, 16) for n in line.split()[0].split('-'))\n"
-           "                    memory.seek(low); loot(memory.read(high - low), pid)",
-           levels=SANDBOX, bites=SECRET),
-    Attack("ptrace", "attaches to other processes and reads them with process_vm_readv",
-           "buffer = ctypes.create_string_buffer(1 << 16)\n"
-           "for pid in [T['bystander'], T['oracle'], 1, *parents()]:\n"
-           "    say(f'ptrace {syscall(101, 16, pid, 0, 0)}')\n"
-           "    class V(ctypes.Structure): _fields_ = [('p', ctypes.c_void_p), ('n', ctypes.c_size_t)]\n"
-           "    with contextlib.suppress(OSError):\n"
-           "        for line in open(f'/proc/{pid}/maps'):\n"
-           "            if 'stack' not in line: continue\n"
-           "            low, high = (int(n, 16) for n in line.split()[0].split('-'))\n"
-           "            for at in range(low, high, 1 << 16):\n"
-           "                mine, theirs = V(ctypes.addressof(buffer), 1 << 16), V(at, 1 << 16)\n"
-           "                if syscall(310, pid, ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0) > 0:\n"
-           "                    loot(buffer.raw, pid)",
-           levels=SANDBOX, bites=SECRET),
-    Attack("pidfd", "takes another process's descriptors with pidfd_getfd",
-           "for pid in [T['oracle'], 1, *parents()]:\n"
-           "    pidfd = syscall(434, pid, 0)\n"
-           "    for n in range(64):\n"
-           "        fd = syscall(438, pidfd, n, 0)\n"
-           "        if fd >= 0: steal(f'/proc/self/fd/{fd}'); mark('took a descriptor')",
-           levels=SANDBOX, bites=("process", "marker")),
-    Attack("links", "hands in links to the solution, a key, a folder and itself", plant=_links,
-           runs=False),
-    Attack("special_files", "hands in a pipe, a device, a folder named like a module",
-           plant=_special),
-    Attack("argv", "reads command lines, mounts and maps for what they say",
-           "for pid in ['self', *processes()]:\n"
-           "    for name in ('cmdline', 'maps', 'mountinfo', 'mounts', 'stack', 'syscall', 'wchan'):\n"
-           "        steal(f'/proc/{pid}/{name}')\n"
-           "for name in ('kcore', 'kmsg', 'keys', 'sched_debug', 'vmallocinfo'):\n"
-           "    steal(f'/proc/{name}')"),
-    Attack("old_memory", "looks for secrets in its own memory, inherited from the fork server",
-           "for line in open('/proc/self/maps').readlines() if os.path.exists('/proc/self/maps') else []:\n"
-           "    if ' rw-p ' in line and line.split()[4] == '0':\n"
-           "        low, high = (int(n, 16) for n in line.split()[0].split('-'))\n"
-           "        if high - low < 1 << 25: loot(ctypes.string_at(low, high - low), 'own memory')"),
-]  # fmt: skip
+    Attack(
+        "hidden_tests",
+        "reads the hidden tests and the list of expected ones",
+        "steal(T['course'] + '/graders')",
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "solutions",
+        "reads the solutions",
+        "steal(T['course'] + '/solutions')",
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "gradebook",
+        "reads the gradebook and the signing key",
+        "steal(T['course'] + '/instructor')",
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "others",
+        "reads other submissions",
+        "steal(T['course'] + '/submissions')",
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "dot_dot",
+        "climbs up from where it stands",
+        "for depth in range(1, 9): steal('../' * depth + T['course'].lstrip('/'))",
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "proc_environ",
+        "reads the environment of every process",
+        "for pid in processes(): steal(f'/proc/{pid}/environ')",
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "proc_root",
+        "goes through the root, cwd and descriptors of every process",
+        """
+            for pid in [T['oracle'], *processes()]:
+                for way in ('root', 'cwd'):
+                    steal(f'/proc/{pid}/{way}{T["course"]}/instructor')
+                steal(f'/proc/{pid}/fd')
+        """,
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "proc_mem",
+        "reads the memory of the oracle and its parents by /proc/<pid>/mem",
+        """
+            for pid in [T['bystander'], T['oracle'], *processes()][:20]:
+                with contextlib.suppress(OSError, ValueError):
+                    with open(f'/proc/{pid}/mem', 'rb', 0) as memory:
+                        for line in open(f'/proc/{pid}/maps'):
+                            if ' rw-p ' in line and 'stack' in line:
+                                low, high = (int(n, 16) for n in line.split()[0].split('-'))
+                                memory.seek(low); loot(memory.read(high - low), pid)
+        """,
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "ptrace",
+        "attaches to other processes and reads them with process_vm_readv",
+        """
+            buffer = ctypes.create_string_buffer(1 << 16)
+            for pid in [T['bystander'], T['oracle'], 1, *parents()]:
+                say(f'ptrace {syscall(101, 16, pid, 0, 0)}')
+                class V(ctypes.Structure):
+                    _fields_ = [('p', ctypes.c_void_p), ('n', ctypes.c_size_t)]
+                with contextlib.suppress(OSError):
+                    for line in open(f'/proc/{pid}/maps'):
+                        if 'stack' not in line: continue
+                        low, high = (int(n, 16) for n in line.split()[0].split('-'))
+                        for at in range(low, high, 1 << 16):
+                            mine, theirs = V(ctypes.addressof(buffer), 1 << 16), V(at, 1 << 16)
+                            ways = ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0
+                            if syscall(310, pid, *ways) > 0:
+                                loot(buffer.raw, pid)
+        """,
+        levels=SANDBOX,
+        bites=SECRET,
+    ),
+    Attack(
+        "pidfd",
+        "takes another process's descriptors with pidfd_getfd",
+        """
+            for pid in [T['oracle'], 1, *parents()]:
+                pidfd = syscall(434, pid, 0)
+                for n in range(64):
+                    fd = syscall(438, pidfd, n, 0)
+                    if fd >= 0: steal(f'/proc/self/fd/{fd}'); mark('took a descriptor')
+        """,
+        levels=SANDBOX,
+        bites=("process", "marker"),
+    ),
+    Attack(
+        "links",
+        "hands in links to the solution, a key, a folder and itself",
+        plant=_links,
+        runs=False,
+    ),
+    Attack(
+        "special_files", "hands in a pipe, a device, a folder named like a module", plant=_special
+    ),
+    Attack(
+        "argv",
+        "reads command lines, mounts and maps for what they say",
+        """
+            for pid in ['self', *processes()]:
+                for name in ('cmdline', 'maps', 'mountinfo', 'mounts', 'stack', 'syscall', 'wchan'):
+                    steal(f'/proc/{pid}/{name}')
+            for name in ('kcore', 'kmsg', 'keys', 'sched_debug', 'vmallocinfo'):
+                steal(f'/proc/{name}')
+        """,
+    ),
+    Attack(
+        "old_memory",
+        "looks for secrets in its own memory, inherited from the fork server",
+        """
+            maps = Path('/proc/self/maps')
+            for line in maps.read_text().splitlines() if maps.exists() else []:
+                if ' rw-p ' in line and line.split()[4] == '0':
+                    low, high = (int(n, 16) for n in line.split()[0].split('-'))
+                    if high - low < 1 << 25: loot(ctypes.string_at(low, high - low), 'own memory')
+        """,
+    ),
+]
