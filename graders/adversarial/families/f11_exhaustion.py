@@ -195,7 +195,7 @@ ATTACKS = [
         "deep_folders",
         "makes folders so deep that a path cannot name them",
         """
-            for n in range(3000):
+            for n in range(1500):
                 try: os.mkdir('d' * 200); os.chdir('d' * 200)
                 except OSError: break
         """,
