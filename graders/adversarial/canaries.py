@@ -138,13 +138,14 @@ class DiskWatch:
     def _watch(self) -> None:
         while not self._over.wait(0.2):
             size = files = 0
-            for folder, _, names in os.walk(self._folder):
-                for name in names:
-                    files += 1
-                    with contextlib.suppress(OSError):
-                        size += os.lstat(os.path.join(folder, name)).st_blocks * 512
-                if files > 2 * MAX_FILES:
-                    break
+            with contextlib.suppress(RecursionError):  # folders in folders without end
+                for folder, _, names in os.walk(self._folder):
+                    for name in names:
+                        files += 1
+                        with contextlib.suppress(OSError):
+                            size += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                    if files > 2 * MAX_FILES:
+                        break
             self.bytes, self.files = max(self.bytes, size), max(self.files, files)
 
     def reached(self) -> list[tuple[str, str]]:

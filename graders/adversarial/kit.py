@@ -52,12 +52,17 @@ def loot(data: bytes | str, where: object = "") -> None:
 
 
 def steal(path: object) -> None:
-    """Look for secrets in a file, or in every file below a folder."""
+    """Look for secrets in a file, or in every file below a folder.
+
+    Regular files only: a read from somebody's pipe would take away what is in it.
+    """
     with contextlib.suppress(OSError, ValueError):
         if os.path.isdir(str(path)):
             for folder, _, names in os.walk(str(path)):
                 for name in names[:200]:
                     steal(os.path.join(folder, name))
+            return
+        if not stat.S_ISREG(os.stat(str(path)).st_mode):
             return
         with open(str(path), "rb") as file:
             loot(file.read(1 << 22), path)
@@ -71,8 +76,12 @@ def processes() -> list[int]:
 
 
 def fenced() -> bool:
-    """Whether this is a pid namespace: only there may an attack signal everybody."""
-    return os.getpid() < 100
+    """Whether the sandbox's namespaces are there: only then may an attack hurt all it can see.
+
+    Where they are not, because the level has none or because a wall has fallen, it hurts what was
+    planted, and nobody else on this machine.
+    """
+    return socket.gethostname() == "sandbox" and os.getpid() < 100
 
 
 def parents() -> Iterator[int]:

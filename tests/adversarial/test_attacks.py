@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,8 @@ def test_without_its_wall_an_attack_bites_and_is_seen(
 ) -> None:
     """At a level that lacks the wall, or before an oracle that trusts."""
     assert attack.bites is not None
+    if platform.machine() != "x86_64" and "syscall(" in attack.code:
+        pytest.skip("its system calls have the numbers of x86_64")
     if attack.bites[1] in ("secret", "killed", "failed") and os.geteuid() != 0:
         pytest.skip("Yama may keep an ordinary user's processes apart")
     kinds = {finding.kind for finding in bites[attack.id].findings}

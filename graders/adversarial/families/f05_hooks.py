@@ -43,14 +43,13 @@ ATTACKS = [
         """
             import site
             places = [*site.getsitepackages(), site.getusersitepackages(), os.getcwd(), '/tmp']
-            for folder in places:
+            for folder in places if fenced() else ():
                 with contextlib.suppress(OSError):
                     os.makedirs(folder, exist_ok=True)
                     path = Path(folder, 'inferlab-attack-is-harmless.pth')
                     path.write_text('# would be code')
                     path.unlink()
-                    if folder.endswith('site-packages') and '/local/' not in folder + T['course']:
-                        mark(folder)
+                    if 'site-packages' in folder and '/.local/' not in folder: mark(folder)
         """,
         levels=("sandbox",),
     ),

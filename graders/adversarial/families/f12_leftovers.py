@@ -33,14 +33,13 @@ ATTACKS = [
         "opens every device file there is",
         """
             ORDINARY = 'null zero full random urandom stdin stdout stderr'.split()
-            for folder, _, names in os.walk('/dev'):
+            for folder, _, names in os.walk('/dev' if fenced() else '/dev/none'):
                 for name in names:
                     with contextlib.suppress(OSError):
                         fd = os.open(f'{folder}/{name}', os.O_RDWR | os.O_NONBLOCK)
                         if name not in ORDINARY and not folder.endswith('/fd'): mark(name)
         """,
         levels=("sandbox",),
-        bites=("process", "marker"),
     ),
     Attack(
         "shared_names",

@@ -49,12 +49,10 @@ ATTACKS = [
         "writes shadow modules where this and later workers look first",
         """
             for folder in [*sys.path, os.getcwd(), os.path.dirname(__file__)]:
-                for name in ('random.py', 'labs.py', 'honest.py'):
-                    path = Path(folder, 'inferlab_attack_' + name)
-                    with contextlib.suppress(OSError):
-                        path.write_text('')
-                        path.unlink()
-                        if folder != os.getcwd(): mark(f'could write {folder}')
+                if folder != os.getcwd() and os.access(folder, os.W_OK):
+                    mark(f'could write {folder}')
+                for name in ('random.py', 'labs.py', 'honest.py') if fenced() else ():
+                    with contextlib.suppress(OSError): Path(folder, name).write_text('')
         """,
         levels=("sandbox",),
         bites=("process", "marker"),
