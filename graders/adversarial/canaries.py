@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from .course import Course
 
 # Every graded submission may leave this much behind or use this much meanwhile, on the host's disk.
 MAX_DISK_BYTES, MAX_FILES = 64 * 2**20, 2000
+_ORIGINAL = '{"earned": 0}\n'
 
 
 class Canaries:
@@ -30,7 +32,11 @@ class Canaries:
         self.folder.chmod(0o777)
         self._course = course
         self.marker = self.folder / "marker"
-        self._before = _contents(course.root)
+        # Writable to everybody: only the wall is between an attack and these.
+        self._files = [self.folder / name for name in ("record.json", "report.xml", "gradebook.db")]
+        for path in self._files:
+            path.write_text(_ORIGINAL)
+            path.chmod(0o666)
         self._abstract = f"inferlab-canary-{name}"
         self._listeners: dict[str, socket.socket] = {}
         self._listen("tcp", socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0))
@@ -92,31 +98,18 @@ class Canaries:
             found.append(("marker", f"left a mark outside: {text}"))
         if self._stranger.poll() is not None:
             found.append(("killed", f"ended a stranger's process ({self._stranger.returncode})"))
-        for name, content in self._before.items():
-            path = self._course.root / name
-            if not path.exists() or path.read_bytes() != content:
-                found.append(("altered", f"altered {name}"))
+        for path in self._files:
+            if not path.exists() or path.read_text(errors="replace") != _ORIGINAL:
+                found.append(("altered", f"altered {path.name}"))
         return found
 
     def close(self) -> None:
-        """Take everything away, and put right what was altered."""
+        """Take everything away."""
         for sock in self._listeners.values():
             sock.close()
         self._stranger.kill()
         self._stranger.wait()
-        for name, content in self._before.items():
-            path = self._course.root / name
-            if not path.exists() or path.read_bytes() != content:
-                path.write_bytes(content)
-
-
-def _contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for folder in ("results", "instructor", "solutions")
-        for path in sorted((root / folder).rglob("*"))
-        if path.is_file()
-    }
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class DiskWatch:

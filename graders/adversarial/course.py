@@ -125,17 +125,12 @@ class Course:
         self._write("instructor/expected.json", f'["{self.token}"]')
         self._write(".git/objects/ab/cdef", self.token)
         self._write(".git/HEAD", f"ref: refs/heads/solutions # {self.token}\n")
-        # Writable to everybody too.
-        for name in ("results/record.json", "results/report.xml"):
-            self._write(name, '{"earned": 0}\n').chmod(0o666)
-        (root / "results").chmod(0o777)
 
-    def _write(self, name: str, text: str) -> Path:
+    def _write(self, name: str, text: str) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o644)
-        return path
 
     def _write_lab(self, trusting: bool) -> None:
         manifest = (

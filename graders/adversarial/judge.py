@@ -42,7 +42,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 # What moves a cursor, colours, or turns the reading direction round.
 _CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 # The marks that attacks print to get into a page.
-_ALIVE = re.compile(r"<(script|img|svg|iframe)[^>]*canary", re.IGNORECASE)
+_ALIVE = re.compile(r"<(script|img|svg|iframe)\b.{0,40}canary", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def record(stdout: str = "attack ran", earned: float = 20.0, **fields: Any) -> R
         (record(traceback="x" * 2**22), "record"),
         (record(stdout="attack ran\nLOOT here: canary-1"), "secret"),
         (record(stdout=""), "failed"),
-        (record(invariant="attack ran"), "rendered"),
+        (record(notes=["attack ran"]), "rendered"),
     ],
 )
 def test_a_record_that_is_wrong_is_seen(wrong: Record, kind: str | None) -> None:

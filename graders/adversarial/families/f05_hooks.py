@@ -70,11 +70,10 @@ ATTACKS = [
         "patched_check",
         "patches the grader's own comparisons",
         before="""
-            import gc
-            for thing in gc.get_objects():
-                if isinstance(thing, type) and thing.__name__ in ('Check', 'CheckFailed'):
-                    for name in ('close', 'equal', 'true', 'tensor'):
-                        if hasattr(thing, name): setattr(thing, name, lambda *a, **k: None)
+            for module in list(sys.modules.values()):
+                check = getattr(module, 'Check', None)
+                for name in ('close', 'equal', 'true', 'tensor') if check else ():
+                    with contextlib.suppress(Exception): setattr(check, name, lambda *a, **k: None)
         """,
         bites=GETS_ALL,
     ),

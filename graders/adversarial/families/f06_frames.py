@@ -33,7 +33,6 @@ ATTACKS = [
                 if isinstance(thing, dict) and isinstance(thing.get('SECRET'), str):
                     loot(thing['SECRET'], 'gc')
         """,
-        bites=FOUND,
     ),
     Attack(
         "modules",

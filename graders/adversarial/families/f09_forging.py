@@ -13,9 +13,9 @@ ATTACKS = [
     Attack(
         "results_file",
         "writes over the results and the JUnit report",
-        "for name in ('results/record.json', 'results/report.xml'):\n"
+        "for name in ('record.json', 'report.xml', 'gradebook.db'):\n"
         "    with contextlib.suppress(OSError):\n"
-        f"        Path(T['course'], name).write_text('{EARNED}')",
+        f"        Path(T['outside'], name).write_text('{EARNED}')",
         levels=SANDBOX,
         bites=("process", "altered"),
     ),
@@ -24,7 +24,7 @@ ATTACKS = [
         "writes results wherever it can when its process ends",
         before="import atexit\n"
         "def forge():\n"
-        "    for folder in ('.', '..', '/tmp', T['course'] + '/results', T['outside']):\n"
+        "    for folder in ('.', '..', '/tmp', T['outside']):\n"
         "        for name in ('record.json', 'results.json', 'report.xml', 'marker'):\n"
         "            with contextlib.suppress(OSError):\n"
         f"                Path(folder, name).write_text('{EARNED}')\n"

@@ -87,16 +87,16 @@ ATTACKS = [
         "assassin",
         "a daemon that ends whoever is graded next",
         """
-            me = os.getpid()
+            here = os.getcwd()
+            slot = here.rsplit('/', 2)[0]
             if daemon():
-                until = time.monotonic() + 20
+                until = time.monotonic() + 60
                 while time.monotonic() < until:
                     for pid in processes():
                         with contextlib.suppress(OSError):
-                            name = os.readlink(f'/proc/{pid}/cwd')
-                            mine = '/' .join(os.getcwd().split('/')[:-2])
-                            if name.endswith('/scratch') and name.startswith(mine) and pid != me:
-                                if name != os.getcwd(): os.kill(pid, signal.SIGKILL)
+                            place = os.readlink(f'/proc/{pid}/cwd')
+                            next_one = place.endswith('/scratch') and place.startswith(slot)
+                            if next_one and place != here: os.kill(pid, signal.SIGKILL)
                     time.sleep(0.005)
                 os._exit(0)
             os.kill(os.getppid(), signal.SIGKILL)
