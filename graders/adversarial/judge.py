@@ -73,11 +73,11 @@ class Judge:
     """Grades in warm slots, as many at once as there are threads that ask.
 
     Every attack is followed in the same slot by a neighbour, an honest submission whose record must
-    be the one it had before any attack.
+    be the one it had before any attack; with ``neighbour_every`` 4, after each fourth attack only.
     """
 
-    def __init__(self, level: str, *, trusting: bool = False) -> None:
-        self.level = level
+    def __init__(self, level: str, *, trusting: bool = False, neighbour_every: int = 1) -> None:
+        self.level, self._every = level, neighbour_every
         self._folder = Path(tempfile.mkdtemp(prefix="inferlab-attacks-"))
         (self._folder / "course").mkdir()
         self._folder.chmod(0o755)
@@ -123,7 +123,7 @@ class Judge:
             slot = Slot(setup, self._local.work, log, None, silence_s=MAX_SECONDS)
             self._slots.append(slot)
             self._mine |= {slot.pid, *descendants(slot.pid)}
-        self._local.slot, self._local.undisturbed = slot, None
+        self._local.slot, self._local.undisturbed, self._local.judged = slot, None, 0
         return slot
 
     def _drop(self) -> None:
@@ -171,7 +171,8 @@ class Judge:
             if verdict.seconds > MAX_SECONDS:
                 verdict.findings.append(Finding("time", f"took {verdict.seconds:.0f} s"))
             self._look_at_processes(verdict)
-            if self._local.slot is not None:
+            self._local.judged += 1
+            if self._local.slot is not None and self._local.judged % self._every == 0:
                 self._look_at_neighbour(verdict, slot)
             if self._local.slot is not None and self.level == "none":
                 self._drop()  # what the attack patched there stays patched

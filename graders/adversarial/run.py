@@ -41,7 +41,8 @@ def main(
     started = time.monotonic()
     declared = [a for a in attacks if isolation in a.levels]
     on_verdict = None if as_json else _progress
-    with Judge(isolation) as judge:
+    # A process promises a neighbour less, and is asked less often.
+    with Judge(isolation, neighbour_every=1 if isolation == "sandbox" else 4) as judge:
         verdicts = list(judge_all(judge, declared, jobs, on_verdict))
     verdicts.sort(key=lambda verdict: verdict.attack.id)
     open_ones = [a for a in attacks if isolation not in a.levels]

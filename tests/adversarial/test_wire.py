@@ -25,7 +25,7 @@ from graders.wire.codec import DTYPES, INLINE_BYTES, HandleRef, Packer, WireErro
 from .wire_values import REFUSALS, check_plain, feed, memory_file, read
 
 EXAMPLES = settings(
-    max_examples=400, deadline=None, derandomize=True,
+    max_examples=200, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 encode = msgspec.msgpack.encode
