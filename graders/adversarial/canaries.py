@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .course import Course
@@ -162,6 +162,14 @@ def family(root: int, leaving_out: Sequence[int] = ()) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def works_in(pid: int, folders: Iterable[str]) -> bool:
+    """Whether a process's working directory is one of the folders, or was before it was removed."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd").startswith(tuple(folders))
+    except OSError:
+        return False
 
 
 def end(pids: list[int]) -> None:

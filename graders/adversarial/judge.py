@@ -22,7 +22,7 @@ from graders.record import Record, from_json, to_json
 from graders.worker.limits import Limits, descendants
 
 from .attack import Attack
-from .canaries import Canaries, DiskWatch, end, family
+from .canaries import Canaries, DiskWatch, end, family, works_in
 from .course import LAB, Course
 
 # A record holds 64 KiB of a test's output, which JSON may have to write sixfold.
@@ -85,7 +85,7 @@ class Judge:
         self._lock = threading.Lock()
         self._mine = set(family(os.getpid()))  # processes that belong here
         self._local = threading.local()
-        self._slots: list[Slot] = []
+        self._slots: dict[Slot, Path] = {}  # with the folder each works in
         self._count = 0
         os.environ["INFERLAB_CANARY"] = self.course.token  # in the oracle's environment
         # What escapes its supervisor becomes a child of this process, and is seen.
@@ -121,7 +121,7 @@ class Judge:
         log = self._folder / "slot.log"
         with self._lock:  # a process that is just starting must not be taken for an escaped one
             slot = Slot(setup, self._local.work, log, None, silence_s=MAX_SECONDS)
-            self._slots.append(slot)
+            self._slots[slot] = self._local.work
             self._mine |= {slot.pid, *descendants(slot.pid)}
         self._local.slot, self._local.undisturbed, self._local.judged = slot, None, 0
         return slot
@@ -130,7 +130,7 @@ class Judge:
         slot = self._local.slot
         self._local.slot = None
         slot.kill()
-        self._slots.remove(slot)
+        del self._slots[slot]
 
     def _grade(self, slot: Slot, folder: Path) -> tuple[Record, int]:
         return slot.grade(Job(folder.name, str(folder), digest(python_files(folder))))
@@ -213,8 +213,12 @@ class Judge:
         deadline, found = time.monotonic() + 2.0, None
         while True:
             with self._lock:  # nobody starts a slot meanwhile
-                others = [s.pid for s in self._slots if s is not slot]
-                seen = set(family(os.getpid(), leaving_out=others)) - self._mine
+                others = {s.pid: f"{work}/" for s, work in self._slots.items() if s is not slot}
+                seen = {
+                    pid
+                    for pid in family(os.getpid(), leaving_out=list(others))
+                    if pid not in self._mine and not works_in(pid, others.values())
+                }
             # A process whose supervisor just left is nobody's for a moment: look more than once.
             found = seen if found is None else found & seen
             if not found or time.monotonic() > deadline:
