@@ -215,6 +215,7 @@ _define_tool("solutions", "Prove the labs: stubs earn 0, solutions and alternati
 _define_tool("mutants", "Print the kill matrix: which wrong solutions each task's tests catch.")
 _define_tool("sync", "Write the stubs and the lists of expected tests (--check: only compare).")
 _define_tool("bench", "Measure the grader itself.")
+_define_tool("attacks", "Attack the grader, and print what each attack reached.")
 _define_tool("release", "Write the tree that students get, and prove what is not in it.")
 
 

@@ -36,7 +36,9 @@ _ERRORS = (
     WorkerLost,
 )
 # The same for errors of what is imported only when it is used, and is not in a student's release.
-_LATE_ERRORS = frozenset(["SandboxUnavailable", "ClassError", "SigningError", "ReleaseError"])
+_LATE_ERRORS = frozenset(
+    ["SandboxUnavailable", "ClassError", "SigningError", "ReleaseError", "AttackError"]
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_class_verbs(verbs)
     _add_release_verb(verbs)
+    _add_attacks_verb(verbs)
     return top
 
 
@@ -242,6 +245,32 @@ def _add_release_verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     )
 
 
+def _add_attacks_verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What shows that the grader holds."""
+    attacks = verbs.add_parser(
+        "attacks",
+        help="grade submissions that attack the grader, and print what each reached",
+        description=(
+            "Grade submissions that attack the grader, and print what each reached. The exit "
+            "status is 1 if anything got through. What a level does not stop is not run there, "
+            "and is shown as such."
+        ),
+    )
+    attacks.add_argument(
+        "--isolation", default="sandbox", choices=["process", "sandbox"],
+        help="the level to attack (default: sandbox)",
+    )  # fmt: skip
+    attacks.add_argument("--family", type=int, help="the number of one family; all when left out")
+    attacks.add_argument("--name", default="", help="only attacks whose name holds this")
+    attacks.add_argument("--list", action="store_true", help="only say what there is")
+    attacks.add_argument("--json", action="store_true", help="the verdicts as JSON")
+    attacks.add_argument("--jobs", type=int, default=2, help="grade so many at once")
+    attacks.add_argument(
+        "--without", action="append", default=[], metavar="NAME",
+        help="go on although this machine does not give this protection",
+    )  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status is 0 only if everything attempted was earned.
 
@@ -275,6 +304,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _sync(options.check, options.force)
             case "release":
                 return _release(options)
+            case "attacks":
+                from graders.adversarial.run import main as attacks
+
+                return attacks(
+                    options.isolation, options.family, name=options.name, listing=options.list,
+                    as_json=options.json, without=options.without, jobs=options.jobs,
+                )  # fmt: skip
             case _:
                 from graders.bench import main as bench
 

@@ -19,7 +19,7 @@ import pytest
 
 from graders import record
 from graders.oracle.checks import Check, CheckFailed, show
-from graders.oracle.proxy import BadAnswer, Connection, Student, StudentError
+from graders.oracle.proxy import BadAnswer, Connection, Imports, Student, StudentError
 from graders.oracle.stage import Stage
 from graders.oracle.workers import Worker, WorkerLost
 
@@ -81,6 +81,7 @@ class Run:
     collection_errors: list[str] = field(default_factory=list)
     # What several tests of a run share: a model on the device, a measurement. Ends with the run.
     cache: dict[str, Any] = field(default_factory=dict)
+    imports: Imports = field(default_factory=Imports)
     _worker: Worker | None = None
     _worker_task: str = ""
     _failed_tasks: set[str] = field(default_factory=set)
@@ -248,7 +249,7 @@ def student(request: pytest.FixtureRequest, inferlab_run: Run, device: str) -> S
             raise WorkerLost("the submission's process is gone")
         return worker
 
-    return Student(Connection(current))
+    return Student(Connection(current, inferlab_run.imports))
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ class SandboxSpec:
     """What the inside may see and use. Paths are absolute and keep their names inside.
 
     The worker's uid (see :func:`worker_uid`) must be able to read ``read_only`` and to write
-    ``writable``: binds keep the owners and modes of the files.
+    ``writable``: binds keep the owners and modes of the files, and nothing limits the sum of what
+    is written there. ``scratch`` are folders that are empty inside, in memory, and end with the
+    sandbox: each holds ``tmp_bytes`` at the most, as /tmp does.
     ``max_memory_bytes`` is what a process may map beyond what it inherited from the supervisor.
     ``max_processes`` counts threads too, as the kernel does. ``loopback`` gives the inside a
     127.0.0.1 of its own (never the host's); without it there are no internet sockets at all.
@@ -69,6 +71,7 @@ class SandboxSpec:
 
     read_only: tuple[str, ...]
     writable: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     shm_bytes: int = 1 << 30
     tmp_bytes: int = 1 << 28
@@ -375,13 +378,13 @@ def _build_root(spec: SandboxSpec, uid: int) -> None:
     trees.sort(key=lambda tree: tree[0].count("/"))  # a child goes on top of its parent
 
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    in_memory = "mode=1777,size={},nr_inodes=65536"  # size=0 would mean no limit
     new = "/tmp"  # any directory does: it is only the place to stand until the pivot
     syscalls.mount("tmpfs", new, "tmpfs", flags, "mode=0755,size=4m,nr_inodes=8192")
     for path in ("/proc", "/dev", "/dev/shm", "/tmp", "/etc"):
         os.mkdir(new + path, 0o755)
     for path, size in (("/dev/shm", spec.shm_bytes), ("/tmp", spec.tmp_bytes)):
-        data = f"mode=1777,size={max(size, 4096)},nr_inodes=65536"  # size=0 would mean no limit
-        syscalls.mount("tmpfs", new + path, "tmpfs", flags, data)
+        syscalls.mount("tmpfs", new + path, "tmpfs", flags, in_memory.format(max(size, 4096)))
     # Refused where the host's own /proc is partly covered, as in containers: then it stays empty.
     with contextlib.suppress(PermissionError):
         options = flags | syscalls.MS_NOEXEC | syscalls.MS_RDONLY
@@ -400,6 +403,10 @@ def _build_root(spec: SandboxSpec, uid: int) -> None:
                 os.close(os.open(new + path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         syscalls.attach_tree(fd, new + path)
         os.close(fd)
+    for path in map(os.path.abspath, spec.scratch):
+        os.makedirs(new + path, 0o755, exist_ok=True)
+        data = in_memory.format(max(spec.tmp_bytes, 4096))
+        syscalls.mount("tmpfs", new + path, "tmpfs", flags, data)
 
     os.chdir(new)
     # Both roots at one place: the old one lies on top and is taken off (pivot_root(2), notes).
@@ -468,7 +475,7 @@ def _confine(spec: SandboxSpec, uid: int, as_root: bool) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     # A second wall: what lies outside this root stays shut even for a descriptor that leads there.
-    open_to_all = (*map(os.path.abspath, spec.writable), "/tmp", "/dev")
+    open_to_all = (*map(os.path.abspath, (*spec.writable, *spec.scratch)), "/tmp", "/dev")
     syscalls.landlock({"/": syscalls.LANDLOCK_READ, **dict.fromkeys(open_to_all, 0xFFFF)})
     seccomp.install(walls)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ TOLERANCES = {
     torch.bfloat16: (1.6e-2, 1.6e-2),
 }
 _MAX_SHOWN = 400
+_MAX_ITEMS = 40
 # Names of exceptions that the test asks for right now: the debugger does not stop at these.
 EXPECTED: list[str] = []
 
@@ -44,7 +46,8 @@ class CheckFailed(AssertionError):
 def show(value: Any) -> str:
     """A short text of a value; tensors by shape, dtype and first numbers."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{key} = {show(item)}" for key, item in value.items())
+        shown = [f"{show(key)} = {show(item)}" for key, item in islice(value.items(), _MAX_ITEMS)]
+        return "; ".join(shown + ["…"] * (len(value) > _MAX_ITEMS))
     if isinstance(value, torch.Tensor):
         flat = value.detach().reshape(-1)
         numbers = ", ".join(

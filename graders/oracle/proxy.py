@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,20 +16,22 @@ from graders.oracle.workers import Worker, WorkerLost
 from graders.wire import messages
 from graders.wire.codec import HandleRef, Packer, Unpacker, WireError
 
+# What one test may receive in messages (large tensors come beside them), and what it may keep of a
+# text. Honest answers stay far below; the worker's own code cuts its texts shorter.
+_MAX_RECEIVED_BYTES = 2**30
+_MAX_TEXT, _MAX_NAMES = 10_000, 100
+
 
 class StudentError(Exception):
     """The submission raised an exception; ``types`` are its class names by MRO."""
 
     def __init__(self, error: messages.Error) -> None:
-        super().__init__(error.message)
-        self.types, self.message, self.student_traceback = (
-            error.types,
-            error.message,
-            error.traceback,
-        )
-        self.phase = error.phase
+        self.types = [name[:200] for name in error.types[:_MAX_NAMES]]
+        self.message, self.phase = error.message[:_MAX_TEXT], error.phase[:200]
+        self.student_traceback = error.traceback[-_MAX_TEXT:]
+        super().__init__(self.message)
         if error.traceback:  # a plain pytest prints notes
-            self.add_note("your traceback:\n" + error.traceback.rstrip())
+            self.add_note("your traceback:\n" + self.student_traceback.rstrip())
 
     __module__ = "builtins"  # tracebacks leave "builtins." out: a student need not know the grader
 
@@ -41,13 +45,59 @@ class BadAnswer(Exception):
     __module__ = "builtins"
 
 
+class Imports:
+    """Modules whose import ends the process, so that a run need not find that out in each test.
+
+    A module is given up only when its import alone, with no call, ended a process too.
+    """
+
+    TRIES = 2
+
+    def __init__(self) -> None:
+        self._lost: Counter[str] = Counter()
+        self._given_up: dict[str, str] = {}
+
+    def request(
+        self, worker: Worker, module: str, payload: bytes, fds: list[int]
+    ) -> tuple[bytes, list[int]]:
+        """``worker.request``, which reaches this module (empty: none). Raises WorkerLost."""
+        if module in self._given_up:
+            raise WorkerLost(self._given_up[module])
+        if not module or module in worker.answered:
+            return worker.request(payload, fds)
+        try:
+            if self._lost[module] >= self.TRIES:
+                self._import_alone(worker, module)
+            answer = worker.request(payload, fds)
+        except WorkerLost:
+            self._lost[module] += 1
+            raise
+        worker.answered.add(module)
+        return answer
+
+    def _import_alone(self, worker: Worker, module: str) -> None:
+        target = messages.Target(module=module, path="__name__")
+        try:
+            _, fds = worker.request(messages.encode(messages.Get(target)), [])
+        except WorkerLost as error:
+            self._given_up[module] = (
+                f"{error}, each time that {module}.py was imported: after "
+                f"{self._lost[module] + 1} times it is not tried again"
+            )
+            raise
+        for fd in fds:
+            os.close(fd)
+        worker.answered.add(module)
+
+
 class Connection:
     """Requests over a worker, with values packed and checked."""
 
-    def __init__(self, worker: Callable[[], Worker]) -> None:
-        self._worker = worker
+    def __init__(self, worker: Callable[[], Worker], imports: Imports | None = None) -> None:
+        self._worker, self._imports = worker, imports or Imports()
         self.may_mutate = False
         self._dead_handles: list[int] = []
+        self._received = 0
 
     def ask(self, request: messages.Request, packer: Packer | None = None) -> Any:
         """The value of the reply; raises StudentError, BadAnswer, StopIteration or WorkerLost."""
@@ -57,11 +107,21 @@ class Connection:
             released, self._dead_handles = self._dead_handles, []
             worker.tell(messages.encode(messages.Release(released)))
         try:
-            payload, fds = worker.request(messages.encode(request), packer.fds if packer else [])
+            payload, fds = self._imports.request(
+                worker, _module_of(request), messages.encode(request), packer.fds if packer else []
+            )
         finally:
             if packer:
                 packer.close()
+        started = time.monotonic()
         try:
+            self._received += len(payload)
+            if self._received > _MAX_RECEIVED_BYTES:
+                worker.close()
+                raise WorkerLost(
+                    f"the submission's process sent more than {_MAX_RECEIVED_BYTES >> 20} MiB of "
+                    "answers in one test and was stopped"
+                )
             reply = _decode(payload)
             if isinstance(reply, messages.Error):
                 raise StudentError(reply)
@@ -73,10 +133,12 @@ class Connection:
         finally:
             for fd in fds:
                 os.close(fd)
+            # An answer that takes long to read is slow like one that comes late.
+            worker.budget_s -= time.monotonic() - started
         if reply.mutated and not self.may_mutate:
             raise BadAnswer(
                 "the function changed its input in place: "
-                + "; ".join(str(m) for m in reply.mutated[:3])
+                + "; ".join(name[:200] for name in reply.mutated[:3])
             )
         return value
 
@@ -100,6 +162,12 @@ class Connection:
         with contextlib.suppress(Exception):
             if worker is self._worker():
                 self._dead_handles.append(handle)
+
+
+def _module_of(request: messages.Request) -> str:
+    if isinstance(request, messages.Call | messages.Get):
+        return request.target.module
+    return ""
 
 
 def _decode(payload: bytes) -> messages.Reply:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -40,8 +41,11 @@ class Stage:
     submission_sha256: str
 
     def close(self) -> None:
-        """Remove the folders."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove the folders, however deep a submission made them."""
+        try:
+            shutil.rmtree(self.root, ignore_errors=True)
+        except RecursionError:  # Python before 3.13 calls itself once a level
+            subprocess.run(["rm", "-rf", "--", str(self.root)], capture_output=True)
 
 
 def make_stage(

@@ -57,10 +57,11 @@ class Output:
 
 
 class Worker(Protocol):
-    """What a proxy talks to."""
+    """What a proxy talks to. ``answered`` are the modules that a request to it has reached."""
 
     budget_s: float
     output: Output
+    answered: set[str]
 
     def request(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """Send a request and wait for its reply. Raises WorkerLost."""
@@ -202,6 +203,7 @@ class ForkedWorker:
         self._control = control
         self._output_fd = output_fd
         self.output = Output()
+        self.answered: set[str] = set()
         self.budget_s = 60.0
         self.ended: Ended | None = None
         self.closed = False
@@ -336,6 +338,7 @@ class InlineWorker:
             sys.modules["inferlab_harness"] = module
             spec.loader.exec_module(module)
         self.output = Output()
+        self.answered: set[str] = set()
         self.budget_s = float("inf")
         self.closed = False
 

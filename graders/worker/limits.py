@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 _KILL_S, _PAUSE_S = 1.0, 0.0005
+_SHARED_BYTES = 64 * 2**20  # below this a process's shared memory is counted in the quick way
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -105,18 +106,37 @@ def reap() -> dict[int, int]:
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Private and shared memory of the processes; pages that forks share count once for each."""
-    total, page = 0, resource.getpagesize()
-    for pid in pids:
-        with (
-            contextlib.suppress(OSError, IndexError, ValueError),
-            open(f"/proc/{pid}/statm", "rb") as file,
-        ):
-            fields = file.read().split()
-            # resident minus file pages: the preloaded libraries belong to everybody
-            total += (int(fields[1]) - int(fields[2])) * page
-        total += _memory_files(pid)
-    return total
+    """Private and shared memory of the processes; private pages that forks share count for each."""
+    return sum(_private(pid) + max(_shared(pid), _memory_files(pid)) for pid in pids)
+
+
+def _private(pid: int) -> int:
+    with (
+        contextlib.suppress(OSError, IndexError, ValueError),
+        open(f"/proc/{pid}/statm", "rb") as file,
+    ):
+        fields = file.read().split()
+        # resident minus file pages: the preloaded libraries belong to everybody
+        return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
+    return 0
+
+
+def _shared(pid: int) -> int:
+    """Mapped shared memory: anonymous, of /dev/shm and /tmp, and of memory files."""
+    size = _field(f"/proc/{pid}/status", b"RssShmem:")
+    if size < _SHARED_BYTES:
+        return size
+    # What several processes map counts once for all of them; the kernel takes longer to tell.
+    return _field(f"/proc/{pid}/smaps_rollup", b"Pss_Shmem:", size)
+
+
+def _field(path: str, name: bytes, missing: int = 0) -> int:
+    """Bytes of a line like ``RssShmem:    12 kB``."""
+    with contextlib.suppress(OSError, IndexError, ValueError), open(path, "rb") as file:
+        for line in file:
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return missing
 
 
 def _memory_files(pid: int) -> int:

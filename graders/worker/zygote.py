@@ -126,7 +126,7 @@ def _start(request: Spawn, channel_fd: int, output_fd: int) -> int:
                 request.given,
                 *request.read_only,
             ),
-            writable=(request.scratch,),
+            scratch=(request.scratch,),
             devices=sandbox.nvidia_devices() if request.device.startswith("cuda") else (),
             shm_bytes=limits.shm_bytes,
             tmp_bytes=limits.tmp_bytes,
