@@ -158,7 +158,7 @@ def test_some_labs_alone(real: Made, tmp_path: Path, in_sync: None) -> None:
     labs = {path.name for path in (root / "labs").iterdir()}
     assert labs == {"__init__.py", "common", "lab02_capacity"}
     groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
-    assert list(groups) == ["grader", "lab02"]
+    assert list(groups) == ["grader", "lab02", "notebook"]
     assert {path.name for path in (root / "constraints").iterdir()} == {"grader.txt", "lab02.txt"}
     assert "lab01" not in (root / "README.md").read_text() + (root / "AGENTS.md").read_text()
 
