@@ -93,7 +93,7 @@ class Run:
 
     def worker(self, task: str) -> Worker:
         """The task's worker: a fresh fork for each task, and again after one died."""
-        dead = self._worker is None or getattr(self._worker, "closed", False)
+        dead = self._worker is None or self._worker.closed
         if dead or self._worker_task != task:
             self.close_worker()
             self._worker, self._worker_task = self.new_worker(self.device_of(task) or "cpu"), task
@@ -245,7 +245,7 @@ def student(request: pytest.FixtureRequest, inferlab_run: Run, device: str) -> S
     worker.output.take()
 
     def current() -> Worker:
-        if getattr(worker, "closed", False):
+        if worker.closed:
             raise WorkerLost("the submission's process is gone")
         return worker
 
@@ -314,9 +314,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     worker = run._worker
     if worker is not None:
         outcome.stdout = worker.output.take()
-        if getattr(worker, "timed_out", False):
+        if worker.timed_out:
             run._hangs[task] = run._hangs.get(task, 0) + 1
-            worker.timed_out = False  # type: ignore[attr-defined]
+            worker.timed_out = False
     if call.excinfo is None:
         outcome.outcome = "passed"
     else:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from graders.worker.limits import descendants
+
 from .course import Course
 
 # Every graded submission may leave this much behind or use this much meanwhile, on the host's disk.
@@ -150,18 +152,13 @@ class DiskWatch:
 
 def family(root: int, leaving_out: Sequence[int] = ()) -> list[int]:
     """Every living process below ``root``, but none below those left out."""
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-            state, parent = file.read().rsplit(b")", 1)[1].split()[:2]
-            if state not in (b"Z", b"X"):
-                children.setdefault(int(parent), []).append(int(name))
-    found, todo = [], [root]
-    while todo:
-        below = [pid for pid in children.get(todo.pop(), []) if pid not in leaving_out]
-        found += below
-        todo += below
-    return found
+    return [pid for pid in descendants(root, leaving_out) if _lives(pid)]
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rsplit(b")", 1)[1].split()[0] not in (b"Z", b"X")
+    return False
 
 
 def works_in(pid: int, folders: Iterable[str]) -> bool:

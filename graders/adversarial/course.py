@@ -6,6 +6,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+from graders.oracle.stage import write_files
 from graders.scoring import ExpectedTest, expected_json, make_expected
 
 from .attack import Attack
@@ -166,10 +167,8 @@ class Course:
             files |= {f"{attack.task}.py": attack.module(), **attack.files}
             files["target.py"] = f"T = {target!r}\n"
         folder.mkdir(parents=True)
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        data = {name: c.encode() if isinstance(c, str) else c for name, c in files.items()}
+        write_files(folder, data)
         if attack is not None:
             shutil.copyfile(Path(__file__).with_name("kit.py"), folder / "kit.py")
             if attack.plant is not None:

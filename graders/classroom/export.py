@@ -17,7 +17,7 @@ from pathlib import Path
 from graders.classroom import discover
 from graders.classroom.discover import ClassError, Submission, SubmissionError
 from graders.manifest import Manifest, find_lab
-from graders.oracle.stage import python_files
+from graders.oracle.stage import python_files, write_files
 
 FORMS = ("jplag", "dolos")
 
@@ -61,10 +61,7 @@ def export(form: str, submissions: Path, lab: str, out: Path, root: Path) -> Exp
 
 def _jplag(out: Path, files: dict[str, dict[str, bytes]], given: dict[str, bytes]) -> None:
     for name, modules in (("base", given), *((f"submissions/{s}", m) for s, m in files.items())):
-        for module, data in modules.items():
-            target = out / name / module
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        write_files(out / name, modules)
 
 
 def _dolos(

@@ -26,7 +26,7 @@ from graders.classroom.pool import ATTEMPTS, Done, Slot, SlotFailed
 from graders.classroom.slot import Job, Setup
 from graders.classroom.store import grader_version
 from graders.manifest import find_lab
-from graders.oracle.stage import python_files
+from graders.oracle.stage import python_files, write_files
 from graders.record import from_json, to_json
 
 _PREFIX = "inferlab-ray-"
@@ -78,9 +78,7 @@ def grade_task(payload: bytes) -> bytes:
             package = work / "package"
             try:
                 folder = package / find_lab(root, task.setup.lab).package
-                for name, data in task.files.items():
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / name).write_bytes(data)
+                write_files(folder, task.files)
                 record, resident = slot.grade(Job(task.key, str(folder), task.sha256))
             finally:
                 shutil.rmtree(package, ignore_errors=True)

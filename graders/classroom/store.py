@@ -31,7 +31,7 @@ import msgspec
 
 from graders.classroom.discover import ClassError
 from graders.manifest import Manifest
-from graders.oracle.stage import digest, python_files
+from graders.oracle.stage import digest, python_files, write_files
 from graders.record import Record, RecordError, from_json, to_json
 from graders.signing import Key, SigningError, sign, verify
 from graders.worker.limits import Limits
@@ -91,7 +91,7 @@ def _files(paths: Iterable[Path]) -> Iterable[Path]:
                     yield found
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put ``data`` at ``path``: readers and a power cut see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
@@ -99,7 +99,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(fd, 0o644)
+            os.fchmod(fd, mode)
             os.fsync(fd)
         os.replace(temporary, path)
     except BaseException:
@@ -273,9 +273,6 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)  # torn by a power cut
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-            for name, data in files.items():
-                target = temporary / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
+            write_files(temporary, files)
             os.replace(temporary, folder)
         return folder

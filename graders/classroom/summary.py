@@ -17,7 +17,7 @@ from rich.text import Text
 
 from graders.manifest import Manifest
 from graders.record import Record, format_points, totals
-from graders.report.terminal import clean, make_console
+from graders.report.terminal import clean, print_page
 
 # graded: a record with points. rejected: the submission cannot be graded, and its author reads why.
 # failed: the grader could not, twice; nobody's fault but ours. pending: the run was stopped before.
@@ -241,14 +241,7 @@ def summary_json(summary: Summary) -> bytes:
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
     """The table: what came out, how it is spread, what went wrong."""
-    console = console or make_console()
-    if console.is_terminal:
-        console.print(_render(summary))
-        return
-    with console.capture() as capture:
-        console.print(_render(summary))
-    console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
-    console.file.flush()
+    print_page(_render(summary), console)
 
 
 def counts_line(summary: Summary) -> str:

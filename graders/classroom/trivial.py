@@ -1,9 +1,9 @@
 """Five trivial tests after ``import torch``, as a lab of ours and as an nbgrader course.
 
 Both ask the same of the same five functions, so that graders can be compared and not labs. As a
-program it is nbgrader's side: ``python -m graders.classroom.trivial COURSE`` autogrades what lies
-in the course's ``submitted/``, one student after the other, through nbgrader's own interface, and
-prints a line of JSON for each.
+program it is nbgrader's side: ``python -m graders.classroom.trivial make COURSE N`` writes a course
+with N submissions, and ``grade COURSE`` autogrades them one after the other through nbgrader's own
+interface, printing a line of JSON for each.
 """
 
 from __future__ import annotations

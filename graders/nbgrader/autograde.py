@@ -51,6 +51,7 @@ from graders.nbgrader.scores import (
     up_to_date,
     work_of,
 )
+from graders.oracle.stage import write_files
 from graders.record import Record
 from graders.signing import load_keys
 
@@ -125,10 +126,7 @@ class _Files(BaseConverter):
         manifest = find_lab(course_root(), assignment_id)
         package = dest / "labs" / manifest.package
         package.mkdir(parents=True, exist_ok=True)
-        for name, data in work_of(student_id, source, manifest).files.items():
-            target = package / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        write_files(package, work_of(student_id, source, manifest).files)
         # release_feedback stops for the whole class where one of these is missing.
         stamp = _small(source / "timestamp.txt") or _collected_at(source)
         (dest / "timestamp.txt").write_bytes(stamp)

@@ -25,6 +25,7 @@ import nbformat
 from graders.manifest import Manifest, find_lab, lab_directories
 from graders.nbgrader.notebook import assignment
 from graders.nbgrader.parts import ROOT, WEIGHTS, CourseError, use_weights
+from graders.oracle.stage import write_files
 from graders.release import ReleaseError, Report, prove_folders
 from graders.release.tree import Tree, of_grader, read_folder, shared_references
 from graders.sync import make_stub
@@ -119,10 +120,7 @@ def _copy_grader(root: Path, dest: Path, manifest: Manifest) -> None:
     files = {name: file for name, file in _read(ROOT, "graders").items() if of_grader(name)}
     theirs = _read(root, f"labs/{manifest.package}") | _read(root, f"graders/{manifest.name}")
     files |= {name: theirs[name] for name in shared_references(theirs, [manifest])}
-    for name, file in files.items():
-        place = dest / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(file.data)
+    write_files(dest, {name: file.data for name, file in files.items()})
 
 
 def _read(root: Path, name: str) -> Tree:

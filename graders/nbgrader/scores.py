@@ -8,9 +8,7 @@ A refusal is an error of the course and costs the student nothing: the submissio
 from __future__ import annotations
 
 import atexit
-import contextlib
 import math
-import os
 import tempfile
 import textwrap
 from collections.abc import Collection, Iterable
@@ -21,8 +19,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from graders.classroom.discover import Submission, SubmissionError, read
+from graders.classroom.store import write_atomically
 from graders.manifest import Manifest
-from graders.oracle.stage import digest
+from graders.oracle.stage import digest, write_files
 from graders.record import (
     Record,
     TaskResult,
@@ -159,19 +158,8 @@ class Records:
 
     def keep(self, student: str, record: Record) -> None:
         """Sign and write a record, whole or not at all."""
-        folder = self.folders[-1]
-        folder.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(prefix=".new-", dir=folder)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(sign(to_json(record), who=student, key=self.keys[-1]))
-                file.flush()
-                os.fsync(fd)
-            os.replace(temporary, folder / f"{student}.json")
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        envelope = sign(to_json(record), who=student, key=self.keys[-1])
+        write_atomically(self.folders[-1] / f"{student}.json", envelope, mode=0o600)
 
 
 # -- grading ---------------------------------------------------------------------------------------
@@ -205,10 +193,7 @@ def grade(work: Work, grader: Grader) -> Record:
         return nothing_graded(grader, work)
     with tempfile.TemporaryDirectory(prefix="inferlab-submission-") as temporary:
         package = Path(temporary) / grader.manifest.package
-        for name, data in work.files.items():
-            target = package / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        write_files(package, work.files)
         record = grader.run(str(package))
     if record.submission_sha256 != work.sha256:
         raise Refused("the grader saw other files than were handed in: a fault of the course")

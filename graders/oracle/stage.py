@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,10 +115,7 @@ def _fill(
     )
     if harness is not None and harness.exists():
         shutil.copyfile(harness, top / "stage" / "inferlab_harness.py")
-    for name, data in files.items():
-        target = package_dir / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+    write_files(package_dir, files)
     # The sandbox's uid is nobody here: it reads what everybody may read, whatever the umask.
     for folder, _, names in os.walk(top):
         os.chmod(folder, 0o755)
@@ -145,6 +142,14 @@ def digest(files: dict[str, bytes]) -> str:
         found.update(os.fsencode(name) + b"\0" + len(files[name]).to_bytes(8, "big"))
         found.update(files[name])
     return found.hexdigest()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their names below ``folder``, making the folders they lie in."""
+    for name, data in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
 
 
 def python_files(folder: Path) -> dict[str, bytes]:

@@ -62,6 +62,8 @@ class Worker(Protocol):
     budget_s: float
     output: Output
     answered: set[str]
+    closed: bool
+    timed_out: bool
 
     def request(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """Send a request and wait for its reply. Raises WorkerLost."""
@@ -340,7 +342,7 @@ class InlineWorker:
         self.output = Output()
         self.answered: set[str] = set()
         self.budget_s = float("inf")
-        self.closed = False
+        self.closed = self.timed_out = False
 
     def request(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """Answer in this very process."""

@@ -275,13 +275,18 @@ def render(record: Record) -> RenderableType:
 
 def print_report(record: Record, console: Console | None = None) -> None:
     """Print the report: failures first, the table and totals last, where the eye lands."""
+    print_page(render(record), console)
+
+
+def print_page(page: RenderableType, console: Console | None = None) -> None:
+    """Print to a terminal as it is, elsewhere without the blanks at the ends of lines."""
     console = console or make_console()
     if console.is_terminal:
-        console.print(render(record))
+        console.print(page)
         return
     # rich pads lines to the full width; in a file that is only noise.
     with console.capture() as capture:
-        console.print(render(record))
+        console.print(page)
     console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
     console.file.flush()
 

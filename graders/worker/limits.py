@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -42,8 +42,11 @@ def apply_rlimits(limits: Limits, *, cuda: bool) -> None:
             resource.setrlimit(kind, (value, value))
 
 
-def descendants(root: int) -> list[int]:
-    """Every process below ``root``, by /proc; empty where there is no /proc."""
+def descendants(root: int, leaving_out: Collection[int] = ()) -> list[int]:
+    """Every process below ``root``, by /proc; empty where there is no /proc.
+
+    What ``leaving_out`` names is left out with all that is below it.
+    """
     children: dict[int, list[int]] = {}
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):
@@ -57,7 +60,7 @@ def descendants(root: int) -> list[int]:
                     children.setdefault(parent, []).append(int(name))
     found, todo = [], [root]
     while todo:
-        below = children.get(todo.pop(), [])
+        below = [pid for pid in children.get(todo.pop(), []) if pid not in leaving_out]
         found += below
         todo += below
     return found
