@@ -6,10 +6,9 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from graders.classroom.summary import BINS, Summary, counts_line, origin_line
 from graders.record import format_points
+from graders.report.html import page_template
 from graders.report.terminal import clean
 
 
@@ -24,15 +23,8 @@ class _Column:
 
 def render_class(summary: Summary) -> str:
     """The page. It names students: it is the instructor's."""
-    environment = Environment(
-        loader=PackageLoader("graders.classroom", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     points = summary.points
-    return environment.get_template("class.html").render(
+    return page_template("graders.classroom", "class.html").render(
         summary=summary,
         counts=counts_line(summary),
         origin=origin_line(summary),

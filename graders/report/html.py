@@ -8,7 +8,7 @@ import re
 from typing import Literal
 from xml.etree import ElementTree
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from graders.record import (
@@ -141,6 +141,18 @@ def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.2f}" if whole else "0"
 
 
+def page_template(package: str, name: str) -> Template:
+    """A package's template of a page; it may extend ``page.html``, which every report's does."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader("graders.report", "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
 def render_html(record: Record, audience: Audience = "student") -> str:
     """The page. audience "feedback" is for a graded submission's author: hidden tests say their
     invariant alone.
@@ -149,13 +161,6 @@ def render_html(record: Record, audience: Audience = "student") -> str:
         raise ValueError(f'audience is "student" or "feedback", not {audience!r}')
     if audience == "feedback":
         record = for_feedback(record)
-    environment = Environment(
-        loader=PackageLoader("graders.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tasks = []
     for task in record.tasks:
         failures, more = _failures(task)
@@ -181,7 +186,7 @@ def render_html(record: Record, audience: Audience = "student") -> str:
         (title, safe_svg(svg, f"plot{number}-"))
         for number, (title, svg) in enumerate(record.plots, 1)
     ]
-    return environment.get_template("template.html").render(
+    return page_template("graders.report", "template.html").render(
         record=record,
         audience=audience,
         tasks=tasks,
