@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--class", action="store_true", dest="whole_class",
-        help="measure the grading of a class instead, about 40 minutes: submissions a minute "
+        help="measure the grading of a class instead, about half an hour: submissions a minute "
         "beside nbgrader's, the sandbox's share of a start, 300 made-up submissions and the memory "
         "they take, a run that is killed ten times",
     )  # fmt: skip

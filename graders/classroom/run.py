@@ -31,8 +31,8 @@ from graders.classroom.summary import (
 )
 from graders.manifest import Manifest, find_lab
 from graders.oracle.stage import StageError, digest, python_files
-from graders.record import Record, TestResult, format_points
-from graders.scoring import Expected, load_expected, score
+from graders.record import Record, format_points
+from graders.scoring import Expected, load_expected, score_ungraded
 from graders.signing import load_keys
 from graders.worker.limits import Limits
 
@@ -170,17 +170,14 @@ def _read_one(state: _Class, submission: Submission) -> None:
 
 def _rejection(state: _Class, reason: str) -> Record:
     """A record of 0 points in which every test says why."""
-    tests = [
-        TestResult(number, test.task, test.visibility, outcome="error", message=reason)
-        for number, test in state.expected.tests.items()
-    ]
     hidden_present = any(t.visibility == "hidden" for t in state.expected.tests.values())
-    tasks = score(
+    tasks = score_ungraded(
         state.manifest,
         state.expected,
-        tests,
         hidden_present=hidden_present,
         gpu=state.conditions.device != "cpu",
+        outcome="error",
+        message=reason,
     )
     return Record(
         lab=state.manifest.name,

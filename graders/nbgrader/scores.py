@@ -25,7 +25,6 @@ from graders.oracle.stage import digest, write_files
 from graders.record import (
     Record,
     TaskResult,
-    TestResult,
     Visibility,
     for_feedback,
     format_points,
@@ -33,7 +32,7 @@ from graders.record import (
     to_json,
 )
 from graders.report.terminal import clean, failing_needs, shorten_chars
-from graders.scoring import score
+from graders.scoring import score_ungraded
 from graders.signing import Key, sign, verify
 
 if TYPE_CHECKING:
@@ -203,16 +202,13 @@ def grade(work: Work, grader: Grader) -> Record:
 def nothing_graded(grader: Grader, work: Work) -> Record:
     """A record of zeros for work that cannot be read. The reason stands with each task."""
     note = f"nothing could be graded: {work.problem}"
-    results = [
-        TestResult(name, test.task, test.visibility, outcome="missing", notes=[note])
-        for name, test in grader.expected().tests.items()
-    ]
-    tasks = score(
+    tasks = score_ungraded(
         grader.manifest,
         grader.expected(),
-        results,
         hidden_present=grader.hidden_present,
         gpu=grader.options.device == "cuda",
+        outcome="missing",
+        notes=[note],
     )
     return Record(
         lab=grader.manifest.name, title=grader.manifest.title, target=work.student,
